@@ -1,0 +1,300 @@
+"""The record: what one accepted attempt of one trial yields, as nested frozen models and as one table row.
+
+An unavailable number is None with a reason in `quality.reasons`, never 0. Monotonic times (`start`, `end` of phases,
+power samples) are CLOCK_MONOTONIC seconds of the node, shared by all its processes; wall-clock times are labels only.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict
+
+Level = int | float | str | bool
+PhaseName = Literal["idle", "load", "context_idle", "warmup", "train", "eval"]
+Verdict = Literal["clean", "suspect", "invalid"]
+
+VERDICTS: tuple[Verdict, ...] = ("clean", "suspect", "invalid")
+"""From best to worst."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, extra="ignore")
+
+
+class Phase(_Part):
+    """One named window of an attempt; a name may occur more than once (`eval` before and after training)."""
+
+    name: PhaseName
+    start: float
+    """CLOCK_MONOTONIC, in s."""
+    end: float
+    """CLOCK_MONOTONIC, in s."""
+
+    @property
+    def duration_s(self) -> float:
+        """Length of the window. Units: s."""
+        return self.end - self.start
+
+
+class Device(_Part):
+    """The device that trained, as the trial process saw it."""
+
+    kind: Literal["cuda", "cpu"]
+    uuid: str
+    """`GPU-...` as NVML writes it; for a CPU `cpu:<index>@<host>`."""
+    name: str
+    host: str
+    tflops_bench: float | None = None
+    """Dense matrix-product rate (bf16 on a GPU, fp32 on a CPU), once per device. Units: TFLOP/s."""
+    peak_tflops: float | None = None
+    """Dense data-sheet peak for the trial's precision; None when unknown. Units: TFLOP/s."""
+
+
+class Training(_Part):
+    """What the training phase did."""
+
+    steps: int
+    trained_tokens: int
+    """Supervised targets; equals the budget exactly."""
+    processed_tokens: int
+    """Positions computed, padding of the last step included."""
+    epochs: float
+    """Budget / available training targets."""
+    params: int
+    matmul_params: int
+    """Weights that take part in matrix products (no embedding table unless tied)."""
+    train_loss: float | None
+    """Mean over the targets of the last tenth of the steps (at least one). Units: nats per token."""
+    loss_digest: str
+    """sha256 of the float32 losses of all steps: equal digests mean bit-identical training."""
+    flops: float
+    """Training FLOPs by 6·N_matmul + 12·L·H·Q·T per token."""
+    flops_6nd: float
+    """6·N·D."""
+    precision: str
+    threads: int
+    import_s: float
+    build_s: float
+    data_s: float
+    compile_s: float
+    warmup_s: float
+
+
+class Evaluation(_Part):
+    """Held-out loss. Units: nats per token."""
+
+    tokens: int
+    loss_before: float | None
+    loss: float
+    perplexity: float
+    """exp(loss)."""
+    bits_per_byte: float | None
+    eval_s: float
+    """Duration of the evaluation after training. Units: s."""
+
+
+class PhaseEnergy(_Part):
+    """Energy and power within one phase name (its windows added up). Units: J, W, s."""
+
+    duration_s: float
+    energy_j: float | None
+    """The estimate that `EnergyResult.method` names."""
+    counter_j: float | None = None
+    """Difference of the device's cumulative counter."""
+    integral_j: float | None = None
+    """Integral of averaged power."""
+    instant_j: float | None = None
+    """Integral of instantaneous power, where the device has it."""
+    bound_j: float | None = None
+    """Half-width of what sampling at the edges and gaps leaves open."""
+    mean_w: float | None = None
+    rms_w: float | None = None
+    samples: int = 0
+    coverage: float = 0.0
+    """Share of the phase that samples cover."""
+
+
+class EnergyResult(_Part):
+    """Energy of one attempt."""
+
+    source: Literal["nvml", "rapl", "estimated", "none"]
+    method: str
+    """Which estimate `energy_j` is, in words, with the quantity read (e.g. `estimated: 5 W + 10 W per busy CPU`)."""
+    estimated: bool
+    """True when energy comes from a model, not from a sensor; every place that shows it says so."""
+    phases: dict[str, PhaseEnergy]
+    net_energy_j: float | None
+    """Train energy minus idle power x train duration; never floored at 0."""
+    net_baseline: str | None
+    """Which idle was subtracted: `context_idle` or `idle`."""
+    idle_w: float | None
+    """Mean power of the subtracted baseline."""
+    idle_sd_w: float | None
+    temp_start_c: float | None
+    temp_end_c: float | None
+    sampler: dict[str, float | int | str | None] = {}
+    """What the sampler cost: polls, call latency, own CPU time."""
+
+
+class Reason(_Part):
+    """Why a verdict is not clean: a stable code and a sentence."""
+
+    code: str
+    detail: str
+    verdict: Verdict = "suspect"
+
+
+class Quality(_Part):
+    """How far the numbers can be trusted."""
+
+    verdict: Verdict
+    reasons: list[Reason] = []
+
+
+class Record(_Part):
+    """The accepted result of one trial (design 4.4)."""
+
+    schema_version: int = 1
+    sweep: str
+    trial_key: str
+    condition: dict[str, Level]
+    repetition: int
+    block: int
+    run_order: int
+    seed: int
+    attempt: int
+    started_at: str
+    """Wall clock of the attempt's start, ISO 8601 with zone."""
+    device: Device
+    phases: list[Phase]
+    training: Training
+    evaluation: Evaluation
+    energy: EnergyResult
+    quality: Quality
+    environment: dict[str, Any]
+    """Versions, host, data and tokenizer fingerprints, settings chosen for `auto`."""
+
+    def phase_seconds(self, name: PhaseName) -> float:
+        """Add up the windows of one phase.
+
+        Args:
+            name: The phase.
+
+        Returns:
+            Seconds; 0.0 if the phase did not occur.
+        """
+        return math.fsum(phase.duration_s for phase in self.phases if phase.name == name)
+
+    def to_json(self) -> str:
+        """Write the record as JSON.
+
+        Returns:
+            Indented JSON text; non-finite numbers become null.
+        """
+        return json.dumps(_finite(self.model_dump(mode="json")), indent=1, allow_nan=False)
+
+    @classmethod
+    def from_json(cls, text: str) -> Record:
+        """Read a record.
+
+        Args:
+            text: What `to_json` wrote.
+
+        Returns:
+            The record.
+
+        Raises:
+            ValueError: If the text is no record.
+        """
+        return cls.model_validate_json(text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def flatten(record: Record) -> dict[str, Any]:
+    """Write a record as one row of the table (design 4.4), efficiency metrics aside.
+
+    Args:
+        record: The record.
+
+    Returns:
+        Column name -> value; energies and powers are those of the `train` phase, None where unavailable.
+    """
+    training, evaluation, energy = record.training, record.evaluation, record.energy
+    train = energy.phases.get("train", PhaseEnergy(duration_s=record.phase_seconds("train"), energy_j=None))
+    duration = record.phase_seconds("train")
+    flops_rate = training.flops / duration / 1e12 if duration > 0 else None
+    peak = record.device.peak_tflops
+    return {
+        "trial_key": record.trial_key,
+        **record.condition,
+        "repetition": record.repetition,
+        "block": record.block,
+        "run_order": record.run_order,
+        "seed": record.seed,
+        "device_uuid": record.device.uuid,
+        "device_name": record.device.name,
+        "duration_s": duration,
+        "import_s": training.import_s,
+        "build_s": training.build_s,
+        "data_s": training.data_s,
+        "compile_s": training.compile_s,
+        "warmup_s": training.warmup_s,
+        "eval_s": evaluation.eval_s,
+        "steps": training.steps,
+        "trained_tokens": training.trained_tokens,
+        "processed_tokens": training.processed_tokens,
+        "epochs": training.epochs,
+        "params": training.params,
+        "train_loss": training.train_loss,
+        "eval_loss_before": evaluation.loss_before,
+        "eval_loss": evaluation.loss,
+        "perplexity": evaluation.perplexity,
+        "bits_per_byte": evaluation.bits_per_byte,
+        "tokens_per_s": training.trained_tokens / duration if duration > 0 else None,
+        "flops": training.flops,
+        "flops_6nd": training.flops_6nd,
+        "mfu": flops_rate / peak if flops_rate is not None and peak else None,
+        "tflops_bench": record.device.tflops_bench,
+        "energy_method": energy.method,
+        "energy_estimated": energy.estimated,
+        "energy_j": train.energy_j,
+        "energy_bound_j": train.bound_j,
+        "net_energy_j": energy.net_energy_j,
+        "energy_counter_j": train.counter_j,
+        "energy_integral_j": train.integral_j,
+        "energy_instant_j": train.instant_j,
+        "power_mean_w": train.mean_w,
+        "power_rms_w": train.rms_w,
+        "idle_w": energy.idle_w,
+        "power_samples": train.samples,
+        "coverage": train.coverage,
+        "temp_start_c": energy.temp_start_c,
+        "temp_end_c": energy.temp_end_c,
+        "verdict": record.quality.verdict,
+        "reasons": ";".join(reason.code for reason in record.quality.reasons),
+        "attempts": record.attempt,
+        "started_at": record.started_at,
+    }
+
+
+def worst(verdicts: Iterable[Verdict]) -> Verdict:
+    """Combine verdicts.
+
+    Args:
+        verdicts: Any number of verdicts.
+
+    Returns:
+        The worst of them; `clean` if there is none.
+    """
+    return max(verdicts, key=VERDICTS.index, default="clean")
