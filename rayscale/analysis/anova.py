@@ -1,0 +1,242 @@
+"""Within-subject analysis of variance for any number of crossed factors: arrays in, frozen results out.
+
+Every effect of a factorial design is a set of orthonormal contrasts C over the cells (Kronecker products of Helmert
+contrasts for the factors in the effect and of the mean for the others). With Z the residuals and m the cell means,
+SS_effect = n |m C|^2, SS_error = |Z C|^2, df = (p, (n - 1) p). One-way is the case of one factor.
+"""
+
+# ruff: noqa: N815  (names of the JSON contract: p_GG, eps_HF)
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from rayscale.analysis.distributions import f_tail, log10_f_tail
+from rayscale.analysis.kernel import Centred, FloatArray, centre
+from rayscale.analysis.sphericity import Mauchly, greenhouse_geisser, huynh_feldt, mauchly, undefined_mauchly
+
+
+@dataclass(frozen=True)
+class Effect:
+    """One line of the ANOVA table. NaN where undefined, with a sentence in `notes`.
+
+    Attributes:
+        name: Factors joined by `:`.
+        ss: Sum of squares of the effect.
+        ss_error: Sum of squares of effect x subjects.
+        df1: Numerator degrees of freedom.
+        df2: Denominator degrees of freedom.
+        F: Mean square ratio.
+        p_unc: p without correction.
+        log10_p_unc: Its decimal logarithm, also where p underflows.
+        p_GG: p with both df times `eps_GG`.
+        log10_p_GG: Its decimal logarithm.
+        p_HF: p with both df times `eps_HF`.
+        p_LB: p with both df times the lower bound.
+        eps_GG: Greenhouse-Geisser epsilon.
+        eps_HF: Huynh-Feldt epsilon within [eps_GG, 1].
+        eps_HF_unclamped: Huynh-Feldt epsilon as computed.
+        eps_lower_bound: 1 / df1.
+        partial_eta2: SS / (SS + SS_error).
+        generalized_eta2: SS / (SS + SS_subject + all SS_error) (Olejnik & Algina 2003,
+            Psychological Methods 8, 434-447).
+        partial_epsilon2: (SS - df1 MS_error) / (SS + SS_error).
+        sphericity: Mauchly's test.
+        notes: Why something is undefined.
+    """
+
+    name: str
+    ss: float
+    ss_error: float
+    df1: int
+    df2: int
+    F: float
+    p_unc: float
+    log10_p_unc: float
+    p_GG: float
+    log10_p_GG: float
+    p_HF: float
+    p_LB: float
+    eps_GG: float
+    eps_HF: float
+    eps_HF_unclamped: float
+    eps_lower_bound: float
+    partial_eta2: float
+    generalized_eta2: float
+    partial_epsilon2: float
+    sphericity: Mauchly
+    notes: tuple[str, ...]
+
+    @property
+    def ms_error(self) -> float:
+        """Error mean square."""
+        return self.ss_error / self.df2 if self.df2 else math.nan
+
+
+@dataclass(frozen=True)
+class Multivariate:
+    """Hotelling's test that all cell means are equal; NaN where n - 1 < p."""
+
+    T2: float
+    F: float
+    df1: int
+    df2: int
+    p: float
+
+
+@dataclass(frozen=True)
+class Anova:
+    """All effects of a within-subject design, main effects first."""
+
+    effects: tuple[Effect, ...]
+    ss_subject: float
+    multivariate: Multivariate
+
+
+@dataclass(frozen=True)
+class _Stratum:
+    """An effect before its tests, in the kernel's units."""
+
+    name: str
+    ss: float
+    ss_error: float
+    gram: FloatArray
+    columns: int
+
+
+def helmert(levels: int) -> FloatArray:
+    """Orthonormal contrasts of a factor.
+
+    Args:
+        levels: Number of levels, >= 2.
+
+    Returns:
+        Shape (levels, levels - 1); columns are orthonormal and sum to zero.
+    """
+    contrasts = np.zeros((levels, levels - 1))
+    for j in range(1, levels):
+        contrasts[:j, j - 1], contrasts[j, j - 1] = 1.0, -j
+        contrasts[:, j - 1] /= math.sqrt(j * (j + 1))
+    return contrasts
+
+
+def effect_contrasts(shape: Sequence[int], members: Sequence[int]) -> FloatArray:
+    """Orthonormal contrasts of one effect over all cells.
+
+    Args:
+        shape: Levels per factor, the last factor varying fastest over the cells.
+        members: Indices of the factors in the effect.
+
+    Returns:
+        Shape (cells, df of the effect).
+    """
+    contrasts = np.ones((1, 1))
+    for index, levels in enumerate(shape):
+        part = helmert(levels) if index in members else np.full((levels, 1), 1 / math.sqrt(levels))
+        contrasts = np.kron(contrasts, part)
+    return contrasts
+
+
+def anova(values: FloatArray, shape: Sequence[int], factors: Sequence[str]) -> Anova:
+    """Analyse a complete within-subject design.
+
+    Args:
+        values: Finite values, shape (n >= 2, product of `shape`).
+        shape: Levels per factor, each >= 2.
+        factors: Their names.
+
+    Returns:
+        Every main effect and interaction.
+    """
+    parts = centre(values)
+    sets = [s for size in range(1, len(shape) + 1) for s in itertools.combinations(range(len(shape)), size)]
+    strata = [_stratum(parts, shape, members, ":".join(factors[i] for i in members)) for members in sets]
+    subject = float(parts.k * np.sum(parts.subject_means**2))
+    total_error = subject + math.fsum(stratum.ss_error for stratum in strata)
+    effects = tuple(_effect(stratum, parts, total_error) for stratum in strata)
+    return Anova(effects, parts.ss_subject, _multivariate(parts))
+
+
+def _stratum(parts: Centred, shape: Sequence[int], members: Sequence[int], name: str) -> _Stratum:
+    contrasts = effect_contrasts(shape, members)
+    errors = parts.residual @ contrasts
+    gram = errors.T @ errors
+    # With one factor the contrasts span all residuals, whose own sum of squares skips the rounding of the projection.
+    ss_error = float(np.sum(parts.residual**2)) if len(shape) == 1 else float(np.trace(gram))
+    if float(np.max(np.abs(errors), initial=0.0)) <= parts.floor:
+        ss_error, gram = 0.0, np.zeros_like(gram)
+    effect = (parts.means - parts.means.mean()) @ contrasts
+    ss = float(parts.n * np.sum(effect**2))
+    if float(np.max(np.abs(effect), initial=0.0)) <= parts.floor:
+        ss = 0.0
+    return _Stratum(name, ss, ss_error, gram, parts.k)
+
+
+def _effect(stratum: _Stratum, parts: Centred, total_error: float) -> Effect:
+    n, p = parts.n, stratum.gram.shape[0]
+    df1, df2 = p, (n - 1) * p
+    ss, error = stratum.ss, stratum.ss_error
+    F = (ss / df1) / (error / df2) if error > 0 else math.nan
+    gg = greenhouse_geisser(stratum.gram) if error > 0 else math.nan
+    hf_raw = huynh_feldt(gg, n, p) if error > 0 else math.nan
+    hf = min(1.0, max(gg, hf_raw))
+    test = mauchly(stratum.gram, n, stratum.columns) if error > 0 else undefined_mauchly(None)
+    return Effect(
+        name=stratum.name,
+        ss=parts.in_units(ss),
+        ss_error=parts.in_units(error),
+        df1=df1,
+        df2=df2,
+        F=F,
+        p_unc=f_tail(F, df1, df2),
+        log10_p_unc=log10_f_tail(F, df1, df2),
+        p_GG=f_tail(F, df1 * gg, df2 * gg),
+        log10_p_GG=log10_f_tail(F, df1 * gg, df2 * gg),
+        p_HF=f_tail(F, df1 * hf, df2 * hf),
+        p_LB=f_tail(F, 1.0, n - 1),
+        eps_GG=gg,
+        eps_HF=hf,
+        eps_HF_unclamped=hf_raw,
+        eps_lower_bound=1 / p,
+        partial_eta2=_share(ss, ss + error),
+        generalized_eta2=_share(ss, ss + total_error),
+        partial_epsilon2=_share(ss - df1 * error / df2, ss + error),
+        sphericity=test,
+        notes=_notes(stratum, test),
+    )
+
+
+def _share(part: float, whole: float) -> float:
+    return part / whole if whole > 0 else math.nan
+
+
+def _notes(stratum: _Stratum, test: Mauchly) -> tuple[str, ...]:
+    notes = []
+    if stratum.ss_error == 0 and stratum.ss == 0:
+        notes.append(f"{stratum.name}: F is undefined (0/0): the measure is the same in every cell of a subject")
+    elif stratum.ss_error == 0:
+        notes.append(f"{stratum.name}: F is undefined: the error variance is zero (every subject changes alike)")
+    if test.note:
+        notes.append(f"{stratum.name}: {test.note}")
+    return tuple(notes)
+
+
+def _multivariate(parts: Centred) -> Multivariate:
+    """Hotelling's T2 = n m' S^-1 m on the contrasts of all cells; F = T2 (n - p) / (p (n - 1))."""
+    n, p = parts.n, parts.k - 1
+    undefined = Multivariate(math.nan, math.nan, p, n - p, math.nan)
+    contrasts = helmert(parts.k)
+    errors = parts.residual @ contrasts
+    spread = np.linalg.svd(errors, compute_uv=False) if n > p else np.zeros(p)
+    if len(spread) < p or spread[-1] <= parts.floor * math.sqrt(n):
+        return undefined
+    # Least squares on the errors' own triangular factor: squaring into a covariance would halve the digits.
+    factor = np.linalg.qr(errors)[1]
+    mean = (parts.means - parts.means.mean()) @ contrasts
+    T2 = float(n * (n - 1) * np.sum(np.linalg.solve(factor.T, mean) ** 2))
+    F = T2 * (n - p) / (p * (n - 1))
+    return Multivariate(T2, F, p, n - p, f_tail(F, p, n - p))

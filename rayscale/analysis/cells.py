@@ -1,0 +1,219 @@
+"""From a long table to a subjects x cells array, refusing what cannot be analysed and naming what is missing.
+
+Completeness is judged per subject, not per level: three subjects that each lack another level leave every level with
+the same number of rows, and an analysis that only counts those would go on with a broken design.
+"""
+
+from __future__ import annotations
+
+import difflib
+import itertools
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from rayscale.analysis.kernel import FloatArray
+from rayscale.analysis.levels import level_label, order_levels
+from rayscale.errors import InputError
+
+if TYPE_CHECKING:
+    from pandas import DataFrame, Series
+
+AGGREGATES = ("mean", "median")
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A design laid out: subjects x cells, the last factor varying fastest.
+
+    Attributes:
+        factors: Names of the within factors.
+        levels: Ordered labels per factor.
+        subjects: Labels of all subjects, in order of appearance.
+        values: Shape (subjects, cells); NaN where missing.
+        n_obs: Rows with a value.
+        n_duplicate_rows: Rows beyond the first of their cell.
+    """
+
+    factors: tuple[str, ...]
+    levels: tuple[tuple[str, ...], ...]
+    subjects: tuple[str, ...]
+    values: FloatArray
+    n_obs: int
+    n_duplicate_rows: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Levels per factor."""
+        return tuple(len(levels) for levels in self.levels)
+
+    @property
+    def complete(self) -> FloatArray:
+        """The rows of the subjects that have every cell."""
+        return self.values[~np.isnan(self.values).any(axis=1)]
+
+    @property
+    def cell_labels(self) -> tuple[str, ...]:
+        """`1000000`, or `tokens=1000000,precision=bf16` with several factors."""
+        grid = itertools.product(*self.levels)
+        return tuple(cell_label(self.factors, levels) for levels in grid)
+
+    def missing(self) -> list[tuple[str, str]]:
+        """Name the missing cells as (subject, cell label)."""
+        labels = self.cell_labels
+        return [(self.subjects[i], labels[j]) for i, j in zip(*np.nonzero(np.isnan(self.values)), strict=True)]
+
+
+def cell_label(factors: Sequence[str], levels: Sequence[str]) -> str:
+    """Name a cell by its levels, with the factors' names where there are several."""
+    if len(factors) == 1:
+        return levels[0]
+    return ",".join(f"{factor}={level}" for factor, level in zip(factors, levels, strict=True))
+
+
+def require_columns(frame: DataFrame, columns: Sequence[str]) -> None:
+    """Check that columns exist.
+
+    Args:
+        frame: The table.
+        columns: Names that are needed.
+
+    Raises:
+        InputError: With one line per missing column, naming the nearest one.
+    """
+    problems = []
+    for name in dict.fromkeys(columns):
+        if name not in frame.columns:
+            near = difflib.get_close_matches(name, [str(column) for column in frame.columns], n=1, cutoff=0.0)
+            problems.append(f"unknown column `{name}`" + (f"; did you mean `{near[0]}`?" if near else ""))
+    if problems:
+        raise InputError(problems)
+
+
+def lay_out(
+    frame: DataFrame,
+    dv: str,
+    within: Sequence[str],
+    subject: str,
+    *,
+    aggregate: str | None = None,
+    known_levels: Mapping[str, Sequence[str]] | None = None,
+    lenient: bool = False,
+) -> Cells:
+    """Lay a long table out as subjects x cells.
+
+    Args:
+        frame: The table, one row per subject and cell.
+        dv: Column of the measure.
+        within: Columns of the factors.
+        subject: Column of the subject.
+        aggregate: `mean` or `median` of several rows of a cell; None refuses them.
+        known_levels: Planned labels per factor, so that a level without any row is missing, not unknown.
+        lenient: Treat non-finite values as missing (a ledger) instead of refusing them (a plain table).
+
+    Returns:
+        The cells.
+
+    Raises:
+        InputError: For unknown columns, values that are no finite numbers, missing labels, duplicate cells.
+    """
+    require_columns(frame, [dv, *within, subject])
+    subjects, subject_codes = _encode(frame, subject)
+    coded = [_factor(frame, name, (known_levels or {}).get(name)) for name in within]
+    shape = tuple(len(levels) for levels, _ in coded)
+    cell = np.ravel_multi_index(tuple(codes for _, codes in coded), shape) if len(frame) else np.zeros(0, dtype=int)
+    labels = [cell_label(within, levels) for levels in itertools.product(*(levels for levels, _ in coded))]
+    numbers = _numbers(frame[dv], dv)
+    finite = np.isfinite(numbers)
+    infinite = np.nonzero(np.isinf(numbers))[0]
+    if len(infinite) and not lenient:
+        raise InputError(
+            [
+                f"`{dv}` of {subject} {subjects[subject_codes[i]]}, {', '.join(within)} {labels[cell[i]]} is "
+                f"{numbers[i]}: expected a finite number"
+                for i in infinite
+            ]
+        )
+    count = math.prod(shape)
+    flat = (subject_codes * count + cell)[finite]
+    values, repeated = _fill(flat, numbers[finite], len(subjects) * count, aggregate)
+    if repeated.size and aggregate is None:
+        first = int(repeated[0])
+        raise InputError(
+            f"several rows for {subject} {subjects[first // count]}, {', '.join(within)} {labels[first % count]} "
+            f"({repeated.size} such cells); expected one row per cell, or an aggregate such as mean"
+        )
+    return Cells(
+        factors=tuple(within),
+        levels=tuple(tuple(levels) for levels, _ in coded),
+        subjects=tuple(subjects),
+        values=values.reshape(len(subjects), count),
+        n_obs=int(finite.sum()),
+        n_duplicate_rows=int(finite.sum() - np.unique(flat).size),
+    )
+
+
+def _encode(frame: DataFrame, column: str) -> tuple[list[str], np.ndarray]:
+    import pandas as pd
+
+    codes, uniques = pd.factorize(frame[column], use_na_sentinel=True)
+    if (codes < 0).any():
+        raise InputError(f"column `{column}`: row {int(np.argmax(codes < 0)) + 1} is empty")
+    labels = [level_label(value) for value in uniques]
+    if len(set(labels)) == len(labels):
+        return labels, codes
+    # 1 and 1.0 and "1" are one label and so one level.
+    distinct = list(dict.fromkeys(labels))
+    return distinct, np.array([distinct.index(label) for label in labels])[codes]
+
+
+def _factor(frame: DataFrame, column: str, known: Sequence[str] | None) -> tuple[list[str], np.ndarray]:
+    found, codes = _encode(frame, column)
+    ordered = order_levels(list(dict.fromkeys([*(known or ()), *_declared_order(frame[column], found)])))
+    return ordered, np.array([ordered.index(label) for label in found], dtype=int)[codes]
+
+
+def _declared_order(column: Series, found: list[str]) -> list[str]:
+    """Honour the order of a categorical column, without its unused categories."""
+    import pandas as pd
+
+    if isinstance(column.dtype, pd.CategoricalDtype):
+        return [label for label in map(level_label, column.dtype.categories) if label in found]
+    return found
+
+
+def _numbers(column: Series, dv: str) -> FloatArray:
+    import pandas as pd
+
+    numbers = pd.to_numeric(column, errors="coerce").to_numpy(dtype=float, na_value=np.nan)
+    wrong = np.isnan(numbers) & column.notna().to_numpy()
+    wrong &= np.array([str(value).strip().lower() not in ("", "nan") for value in column]) if wrong.any() else False
+    if wrong.any():
+        row = int(np.argmax(wrong))
+        raise InputError(f"column `{dv}`: row {row + 1}: expected a number, got {column.iloc[row]!r}")
+    return numbers
+
+
+def _fill(flat: np.ndarray, numbers: FloatArray, size: int, aggregate: str | None) -> tuple[FloatArray, np.ndarray]:
+    """Put each number into its cell; return also the indices of cells with several."""
+    if aggregate is not None and aggregate not in AGGREGATES:
+        raise InputError(f"unknown aggregate `{aggregate}`; expected one of {', '.join(AGGREGATES)}")
+    values = np.full(size, np.nan)
+    values[flat] = numbers
+    repeated = np.nonzero(np.bincount(flat, minlength=size) > 1)[0]
+    combine = np.median if aggregate == "median" else _mean
+    if repeated.size and aggregate is not None:
+        order = np.argsort(flat, kind="stable")
+        starts = np.searchsorted(flat[order], repeated)
+        ends = np.searchsorted(flat[order], repeated, side="right")
+        for index, start, end in zip(repeated, starts, ends, strict=True):
+            values[index] = combine(numbers[order[start:end]])
+    return values, repeated
+
+
+def _mean(values: FloatArray) -> float:
+    """Mean of the differences from the first value, so that an offset costs no digits."""
+    return float(values[0] + np.mean(values - values[0]))

@@ -1,0 +1,223 @@
+"""The way in: a table or a ledger's records, and what is asked of them, to the JSON tree of design 4.6."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rayscale.analysis.adjust import ADJUSTMENTS
+from rayscale.analysis.cells import AGGREGATES, Cells, lay_out, require_columns
+from rayscale.analysis.efficiency import METRICS, is_energy_column, mechanical_exponent
+from rayscale.analysis.expression import expression_columns
+from rayscale.analysis.jsonable import Tree, to_json
+from rayscale.analysis.levels import level_label
+from rayscale.analysis.sentences import plain_sentences
+from rayscale.analysis.table import ledger_frame
+from rayscale.analysis.tree import build_tree, without_constant_factors
+from rayscale.errors import InputError
+from rayscale.record import Record
+from rayscale.spec import SweepSpec
+
+if TYPE_CHECKING:
+    from pandas import DataFrame
+
+__all__ = ["AnalysisRequest", "analyze_frame", "analyze_records", "to_json"]
+
+
+@dataclass(frozen=True)
+class AnalysisRequest:
+    """What to analyse.
+
+    Attributes:
+        dv: Columns of the measures.
+        within: Columns of the within-subject factors.
+        subject: Column of the subject.
+        alpha: Significance level; intervals have confidence 1 - alpha.
+        correction: Adjustment of pairwise p values that text leads with; the tree has all of them.
+        aggregate: `mean` or `median` of several rows of one cell; None refuses such rows.
+    """
+
+    dv: tuple[str, ...]
+    within: tuple[str, ...] = ("tokens",)
+    subject: str = "repetition"
+    alpha: float = 0.05
+    correction: str = "bonferroni"
+    aggregate: str | None = None
+
+    def problems(self) -> list[str]:
+        """List what cannot be meant, one line each."""
+        found = [f"expected at least one {name}" for name in ("dv", "within") if not getattr(self, name)]
+        if not 0 < self.alpha < 1:
+            found.append(f"alpha {self.alpha}: expected a number between 0 and 1")
+        if self.correction not in ADJUSTMENTS:
+            found.append(f"unknown correction `{self.correction}`; expected one of {', '.join(ADJUSTMENTS)}")
+        if self.aggregate is not None and self.aggregate not in AGGREGATES:
+            found.append(f"unknown aggregate `{self.aggregate}`; expected one of {', '.join(AGGREGATES)}")
+        roles = [*self.within, self.subject]
+        found += [f"column `{name}` has two roles" for name in dict.fromkeys(roles) if roles.count(name) > 1]
+        found += [f"column `{name}` cannot be measure and factor at once" for name in self.dv if name in roles]
+        return found
+
+
+def analyze_frame(frame: DataFrame, request: AnalysisRequest) -> Tree:
+    """Analyse a long table.
+
+    Args:
+        frame: One row per subject and condition.
+        request: What to analyse.
+
+    Returns:
+        For one measure its tree; for several `{"results": {measure: tree}}`. Empty values count as missing cells:
+        subjects that have all cells are used, the others named under `notes` and counted under `missing`.
+
+    Raises:
+        InputError: For unknown columns, infinite values or duplicate cells (naming subject and level), fewer than two
+            subjects or levels in the table.
+    """
+    if request.problems():
+        raise InputError(request.problems())
+    require_columns(frame, [*request.dv, *request.within, request.subject])
+    trees = {}
+    for dv in request.dv:
+        cells = lay_out(frame, dv, request.within, request.subject, aggregate=request.aggregate)
+        if len(cells.subjects) < 2:
+            raise InputError(
+                f"column `{request.subject}`: one subject; a repeated-measures analysis needs at least two"
+            )
+        if max(cells.shape) < 2:
+            raise InputError(f"column `{', '.join(request.within)}`: one level; a comparison needs at least two")
+        trees[dv] = _one_measure(cells, dv, request, _estimated(frame, dv, {}))
+    return next(iter(trees.values())) if len(trees) == 1 else {"results": trees}
+
+
+def analyze_records(records: Iterable[Record], spec: SweepSpec, *, as_multi: bool = True) -> Tree:
+    """Analyse the records of a sweep as its file declares.
+
+    Args:
+        records: The completed trials.
+        spec: The sweep: measures, correction, alpha, exclusion rule, factors.
+        as_multi: Always put the trees under `results.<measure>`; False merges a single one into the top.
+
+    Returns:
+        `sweep, n_trials, n_planned, excluded, energy_estimated, results`.
+
+    Raises:
+        InputError: For unknown measures or wrong user metrics.
+    """
+    records = list(records)
+    kept = [record for record in records if record.quality.verdict not in spec.analysis.exclude]
+    frame = ledger_frame(kept, spec.analysis.metrics, spec.report)
+    request = _request(spec)
+    _check_measures(frame, request.dv)
+    planned = spec.design.repetitions
+    for levels in spec.design.factors.values():
+        planned *= len(levels)
+    notes = _ledger_notes(records, kept, planned)
+    results = {}
+    for dv in request.dv:
+        cells = lay_out(frame, dv, request.within, request.subject, known_levels=_known(spec), lenient=True)
+        results[dv] = _one_measure(cells, dv, request, _estimated(frame, dv, spec.analysis.metrics))
+        results[dv]["notes"] = [*notes, *results[dv]["notes"]]
+    head: Tree = {
+        "sweep": spec.name,
+        "n_trials": len(records),
+        "n_planned": planned,
+        "excluded": [_exclusion(record) for record in records if record.quality.verdict in spec.analysis.exclude],
+        "energy_estimated": any(record.energy.estimated for record in kept),
+    }
+    return head | (next(iter(results.values())) if not as_multi and len(results) == 1 else {"results": results})
+
+
+def _one_measure(cells: Cells, dv: str, request: AnalysisRequest, estimated: bool) -> Tree:
+    varying = without_constant_factors(cells)
+    metric = METRICS.get(dv)
+    tree: Tree = {
+        "dv": dv,
+        "unit": metric.unit if metric else None,
+        "definition": metric.definition if metric else None,
+        "within": list(varying.factors),
+        "subject": request.subject,
+        "levels": {name: list(labels) for name, labels in zip(varying.factors, varying.levels, strict=True)},
+        "alpha": request.alpha,
+        "correction": request.correction,
+        "energy_estimated": estimated,
+        "mechanical_exponent": mechanical_exponent(dv) if "tokens" in varying.factors else None,
+    }
+    tree |= build_tree(varying, request.alpha)
+    dropped = [name for name in cells.factors if name not in varying.factors]
+    tree["notes"] = [*(f"{name} has one level and is left out" for name in dropped), *tree["notes"]]
+    if request.aggregate is not None:
+        tree["cells"] = {
+            "n_obs": cells.n_obs,
+            "n_duplicate_rows": cells.n_duplicate_rows,
+            "aggregate": request.aggregate,
+        }
+        tree["notes"].append(
+            f"{cells.n_duplicate_rows} further rows of the same cells were joined by {request.aggregate}"
+        )
+    tree["plain"] = plain_sentences(tree)
+    return tree
+
+
+def _request(spec: SweepSpec) -> AnalysisRequest:
+    varied = tuple(name for name, levels in spec.design.factors.items() if len(levels) > 1)
+    return AnalysisRequest(
+        dv=tuple(dict.fromkeys(spec.analysis.dv)),
+        within=varied or ("tokens",),
+        alpha=spec.analysis.alpha,
+        correction=spec.analysis.correction,
+    )
+
+
+def _known(spec: SweepSpec) -> dict[str, list[str]]:
+    return {name: [level_label(level) for level in levels] for name, levels in spec.design.factors.items()}
+
+
+def _check_measures(frame: DataFrame, measures: Sequence[str]) -> None:
+    columns = [str(name) for name in frame.columns]
+    problems = []
+    for name in measures:
+        if name not in columns:
+            near = difflib.get_close_matches(name, columns, n=1, cutoff=0.0)
+            problems.append(f"analysis.dv: unknown measure `{name}`; did you mean `{near[0]}`?")
+    if problems:
+        raise InputError(problems)
+
+
+def _estimated(frame: DataFrame, dv: str, metrics: Mapping[str, str]) -> bool:
+    """Whether the measure rests on energy that was estimated, not measured, in any row."""
+    if "energy_estimated" not in frame.columns or not bool(frame["energy_estimated"].isin([True]).any()):
+        return False
+    return _uses_energy(dv, metrics, [str(name) for name in frame.columns])
+
+
+def _uses_energy(name: str, metrics: Mapping[str, str], columns: Sequence[str]) -> bool:
+    if name not in metrics:
+        return is_energy_column(name)
+    # A user metric may use earlier user metrics only, so this ends.
+    earlier = dict(list(metrics.items())[: list(metrics).index(name)])
+    return any(_uses_energy(part, earlier, columns) for part in expression_columns(metrics[name], columns))
+
+
+def _ledger_notes(records: Sequence[Record], kept: Sequence[Record], planned: int) -> list[str]:
+    notes = []
+    if len(records) < planned:
+        notes.append(f"the sweep is not finished: {len(records)} of {planned} planned trials have a record")
+    if len(kept) < len(records):
+        rejected = [record for record in records if record not in kept]
+        names = ", ".join(f"{record.trial_key} ({record.quality.verdict})" for record in rejected[:10])
+        more = " ..." if len(rejected) > 10 else ""
+        notes.append(f"{len(rejected)} of {len(records)} trials are excluded by the declared rule: {names}{more}")
+    return notes
+
+
+def _exclusion(record: Record) -> dict[str, Any]:
+    return {
+        "trial_key": record.trial_key,
+        "condition": dict(record.condition),
+        "repetition": record.repetition,
+        "verdict": record.quality.verdict,
+        "reasons": [reason.code for reason in record.quality.reasons],
+    }

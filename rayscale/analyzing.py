@@ -1,0 +1,130 @@
+"""From a ledger or a table to its analysis: the glue between what is stored and `analysis`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from rayscale.analysis.run import AnalysisRequest, analyze_frame, analyze_records, to_json
+from rayscale.analysis.table import ledger_frame, read_table
+from rayscale.design import Plan
+from rayscale.errors import InputError
+from rayscale.ledger import Ledger
+from rayscale.record import Record
+
+
+def finished_records(ledger: Ledger, plan: Plan) -> list[Record]:
+    """Read the records of a plan.
+
+    Args:
+        ledger: The ledger.
+        plan: The plan.
+
+    Returns:
+        At least one record.
+
+    Raises:
+        InputError: If no trial is completed yet.
+    """
+    records = ledger.records(plan)
+    if not records:
+        raise InputError(f"{ledger.root}: no completed trial yet; expected at least one (rayscale run SWEEP.yaml)")
+    return records
+
+
+def analyze_ledger(ledger: Ledger, plan: Plan, dv: str | None = None, alpha: float | None = None) -> dict[str, Any]:
+    """Analyse a sweep as its file declares, and store the result as `analysis.json` unless it was varied.
+
+    Args:
+        ledger: The ledger.
+        plan: The plan.
+        dv: Other dependent variables, comma-separated; None takes the declared ones.
+        alpha: Other significance level.
+
+    Returns:
+        The tree of design 4.6 with `results.<dv>`.
+    """
+    spec = plan.spec
+    changes: dict[str, Any] = {}
+    if dv is not None:
+        changes["dv"] = _names(dv)
+    if alpha is not None:
+        changes["alpha"] = alpha
+    if changes:
+        spec = spec.model_copy(update={"analysis": spec.analysis.model_copy(update=changes)})
+    tree = analyze_records(finished_records(ledger, plan), spec)
+    if not changes:
+        ledger.storage.write("analysis.json", (to_json(tree) + "\n").encode())
+    return tree
+
+
+def analyze_table(
+    path: Path,
+    *,
+    dv: str | None,
+    within: str | None,
+    subject: str | None,
+    alpha: float | None,
+    aggregate: str | None,
+) -> dict[str, Any]:
+    """Analyse any long table.
+
+    Args:
+        path: .csv, .parquet or .json with one row per observation.
+        dv: Dependent variable(s), comma-separated.
+        within: Within-subject factor(s), comma-separated.
+        subject: Column that names the subject.
+        alpha: Significance level; None takes 0.05.
+        aggregate: `mean` averages repeated cells.
+
+    Returns:
+        The tree of design 4.6.
+
+    Raises:
+        InputError: If an option is missing or the table does not fit.
+    """
+    missing = [name for name, value in (("--dv", dv), ("--within", within), ("--subject", subject)) if not value]
+    if missing or dv is None or within is None or subject is None:
+        raise InputError(f"{path}: a table needs {', '.join(missing)} (names of columns)")
+    request = AnalysisRequest(
+        dv=tuple(_names(dv)),
+        within=tuple(_names(within)),
+        subject=subject,
+        alpha=0.05 if alpha is None else alpha,
+        aggregate=aggregate,
+    )
+    return analyze_frame(read_table(path), request)
+
+
+def export_table(ledger: Ledger, plan: Plan, form: str, out: Path | None) -> str | None:
+    """Write one row per completed trial with all columns and metrics.
+
+    Args:
+        ledger: The ledger.
+        plan: The plan.
+        form: `csv` or `parquet`.
+        out: The file; None returns csv text.
+
+    Returns:
+        The csv text if there is no file.
+
+    Raises:
+        InputError: If the format is unknown, or parquet has no file to go to.
+    """
+    if form not in ("csv", "parquet"):
+        raise InputError(f"--format {form}: expected csv or parquet")
+    if form == "parquet" and out is None:
+        raise InputError("--format parquet: expected --out FILE, parquet does not go to a terminal")
+    frame = ledger_frame(finished_records(ledger, plan), plan.spec.analysis.metrics, report=plan.spec.report)
+    if form == "csv":
+        text = frame.to_csv(index=False)
+        if out is None:
+            return text
+        out.write_text(text, encoding="utf-8")
+    elif out is not None:
+        frame.to_parquet(out, index=False)
+    return None
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -1,0 +1,189 @@
+"""One attempt of a trial: what is handed to the process that runs it, what comes back, and how it becomes a record."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rayscale.design import Trial
+from rayscale.errors import RayscaleError
+from rayscale.ledger import Failure
+from rayscale.record import Device, Evaluation, Phase, PhaseName, Quality, Reason, Record, Training, worst
+
+if TYPE_CHECKING:
+    from rayscale.energy.sampler import SamplerStats
+    from rayscale.training.data import PreparedData
+    from rayscale.training.session import StepLog
+
+
+@dataclass(frozen=True)
+class TrialJob:
+    """One attempt of a trial, as it is handed to the process that runs it.
+
+    Attributes:
+        sweep: Name of the sweep.
+        trial: The trial; its spec has the condition applied.
+        attempt: Number of the attempt, from 1.
+        directory: Where the attempt writes.
+        data: The prepared corpus.
+        device_uuid: UUID of the GPU to train on; None trains on the CPU.
+        slot: Name of the slot, e.g. `cpu:0`.
+        tflops_bench: Cached matrix-product rate of the device. Units: TFLOP/s.
+    """
+
+    sweep: str
+    trial: Trial
+    attempt: int
+    directory: Path
+    data: PreparedData
+    device_uuid: str | None
+    slot: str
+    tflops_bench: float | None
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    """What the training process knows when it is done; the energy is not known to it."""
+
+    started_at: str
+    phases: list[Phase]
+    device: Device
+    training: Training
+    evaluation: Evaluation
+    environment: dict[str, Any]
+
+    def to_json(self) -> str:
+        """Write the outcome as JSON text."""
+        parts: dict[str, Any] = {"started_at": self.started_at, "environment": self.environment}
+        parts["phases"] = [phase.model_dump() for phase in self.phases]
+        for name in ("device", "training", "evaluation"):
+            parts[name] = getattr(self, name).model_dump()
+        return json.dumps(parts)
+
+    @classmethod
+    def from_json(cls, text: str) -> TrialOutcome:
+        """Read what `to_json` wrote."""
+        parts = json.loads(text)
+        return cls(
+            started_at=parts["started_at"],
+            phases=[Phase(**phase) for phase in parts["phases"]],
+            device=Device(**parts["device"]),
+            training=Training(**parts["training"]),
+            evaluation=Evaluation(**parts["evaluation"]),
+            environment=parts["environment"],
+        )
+
+
+@dataclass
+class PhaseLog:
+    """Stamps phases and writes `log.jsonl` as it goes, so that a live view and a post-mortem can read it."""
+
+    file: TextIO
+    phases: list[Phase] = field(default_factory=list)
+
+    @contextmanager
+    def phase(self, name: PhaseName) -> Iterator[None]:
+        """Stamp one phase; the log line is written outside the window.
+
+        Args:
+            name: The phase.
+        """
+        self.write("phase", name=name)
+        start = time.monotonic()
+        yield
+        self.phases.append(Phase(name=name, start=start, end=time.monotonic()))
+
+    def step(self, log: StepLog) -> None:
+        """Write a progress line of the training loop."""
+        self.write(
+            "step",
+            step=log.step,
+            steps=log.steps,
+            tokens=log.tokens,
+            loss=log.loss,
+            tokens_per_s=log.tokens_per_s,
+        )
+
+    def write(self, event: str, **values: Any) -> None:
+        """Append one line: the event, its CLOCK_MONOTONIC time, its values."""
+        self.file.write(json.dumps({"event": event, "t": time.monotonic(), **values}) + "\n")
+        self.file.flush()
+
+
+def assemble_record(job: TrialJob, outcome: TrialOutcome, stats: SamplerStats | None, notes: list[Reason]) -> Record:
+    """Join what was trained with what was drawn.
+
+    Args:
+        job: The attempt.
+        outcome: What the training process wrote.
+        stats: What the sampler said when it stopped; None if it died.
+        notes: Further reasons for the verdict, e.g. that the temperature had not settled.
+
+    Returns:
+        The record; energy is null with a reason when the trace cannot be read.
+    """
+    from rayscale.energy.measure import energy_result, unavailable
+    from rayscale.energy.quality import judge
+    from rayscale.energy.trace import read_trace
+
+    energy_spec = job.trial.spec.energy
+    try:
+        trace = read_trace(job.directory)
+    except (OSError, ValueError) as error:
+        energy = unavailable(outcome.phases, f"no readable power trace: {error}")
+        lost = Reason(code="no_energy", detail=f"no readable power trace: {error}", verdict="invalid")
+        quality = Quality(verdict="invalid", reasons=[lost, *notes])
+    else:
+        energy = energy_result(trace, outcome.phases, energy_spec)
+        judged = judge(trace, outcome.phases, energy, energy_spec, stats)
+        reasons = [*judged.reasons, *notes]
+        quality = Quality(verdict=worst([judged.verdict, *(reason.verdict for reason in notes)]), reasons=reasons)
+    return Record(
+        sweep=job.sweep,
+        trial_key=job.trial.trial_key,
+        condition=job.trial.condition,
+        repetition=job.trial.repetition,
+        block=job.trial.block,
+        run_order=job.trial.run_order,
+        seed=job.trial.seed,
+        attempt=job.attempt,
+        started_at=outcome.started_at,
+        device=outcome.device,
+        phases=outcome.phases,
+        training=outcome.training,
+        evaluation=outcome.evaluation,
+        energy=energy,
+        quality=quality,
+        environment=outcome.environment,
+    )
+
+
+def explain_failure(error: BaseException) -> Failure:
+    """Name why an attempt failed.
+
+    Args:
+        error: What the training raised.
+
+    Returns:
+        The failure with a stable reason code.
+    """
+    kind = type(error).__name__
+    if kind == "Diverged":
+        reason = "diverged"
+    elif isinstance(error, MemoryError) or kind == "OutOfMemoryError" or "out of memory" in str(error).lower():
+        reason = "out_of_memory"
+    elif isinstance(error, RayscaleError):
+        reason = "bad_input"
+    else:
+        reason = "crashed"
+    text = str(error).strip().splitlines()
+    detail = text[0] if text else "no message"
+    if reason == "crashed":
+        detail = f"{kind}: {detail}"
+    return Failure(reason, detail, datetime.now(UTC).isoformat())

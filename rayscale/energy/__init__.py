@@ -1,0 +1,8 @@
+"""Power and energy: device readers, the sampler beside the trial, exact integration, verdicts.
+
+    reader (nvml | rapl | estimated) -> sampler (thread, or process) -> trace (Arrow on disk)
+                                             trace + phases -> integrate -> measure -> quality -> Record
+
+Everything is stamped with CLOCK_MONOTONIC, which all processes of one Linux host share: the trial stamps its phases,
+the sampler its polls, and nobody talks to anybody inside a measured phase.
+"""

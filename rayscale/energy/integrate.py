@@ -1,0 +1,232 @@
+"""From a power trace and a window to energy: counter, averaged power and instantaneous power, each with its bound.
+
+The three estimates stay apart until `phase_energy` names one of them `energy_j`. Which one: the counter for RAPL and
+the estimate (power is derived from it there); for NVML the counter if it ran through the window without reset or
+standstill and lies within 10 % of the integral, else the integral.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from rayscale.energy.signals import Counter, Steps, backward_steps, counter_of, forward_steps
+from rayscale.energy.trace import Trace
+from rayscale.record import PhaseEnergy
+
+MAX_HOLD_PERIODS = 2.5
+"""A poll vouches for this many periods; longer silence is a gap."""
+MIN_USABLE_COVERAGE = 0.5
+"""Below this share of covered time an integral of held samples is guesswork and not given."""
+CONSISTENT = 0.10
+"""Largest relative distance from the integral at which an NVML counter is still believed."""
+
+Estimate = Literal["counter", "integral"]
+
+
+@dataclass(frozen=True)
+class WindowEnergy:
+    """One window's energy by every estimate. Units: s, J, W² s; None = unavailable.
+
+    Attributes:
+        duration_s: Length of the window.
+        counter_j: Growth of the device's cumulative counter.
+        integral_j: Integral of the primary power.
+        instant_j: Integral of instantaneous power.
+        counter_bound_j: Half-width of what the counter's edges leave open.
+        integral_bound_j: Half-width of what edges and gaps leave open in `integral_j`.
+        square_w2s: Integral of the squared primary power.
+        covered_s: Time that power polls vouch for.
+        samples: Power polls inside the window.
+        resets: Resets of the counter that touch the window.
+        standstill_s: Longest time in which the counter did not grow.
+    """
+
+    duration_s: float
+    counter_j: float | None
+    integral_j: float | None
+    instant_j: float | None
+    counter_bound_j: float | None
+    integral_bound_j: float | None
+    square_w2s: float | None
+    covered_s: float
+    samples: int
+    resets: int
+    standstill_s: float
+
+
+def power_steps(trace: Trace) -> Steps | None:
+    """Read the primary power of a trace as a step function.
+
+    Args:
+        trace: The trace; without primary power its instantaneous power is taken.
+
+    Returns:
+        The step function, None without any sample.
+    """
+    hold = max_hold(trace)
+    if trace.meta.hold == "backward":
+        return backward_steps(trace.t, trace.power_w, np.isfinite(trace.energy_j), hold)
+    return forward_steps(trace.t, trace.power_w, hold) or forward_steps(trace.t, trace.instant_w, hold)
+
+
+def max_hold(trace: Trace) -> float:
+    """Say how long one poll vouches for its value. Units: s."""
+    return MAX_HOLD_PERIODS * trace.meta.period_s
+
+
+def integrate_window(trace: Trace, start: float, end: float) -> WindowEnergy:
+    """Integrate one window.
+
+    Args:
+        trace: The trace.
+        start: CLOCK_MONOTONIC in s.
+        end: The same, not before `start`.
+
+    Returns:
+        All estimates.
+
+    Raises:
+        ValueError: If the window ends before it starts.
+    """
+    return integrate_windows(trace, [(start, end)])[0]
+
+
+def integrate_windows(trace: Trace, windows: Sequence[tuple[float, float]]) -> list[WindowEnergy]:
+    """Integrate several windows of one trace.
+
+    Args:
+        trace: The trace.
+        windows: Start and end, CLOCK_MONOTONIC in s.
+
+    Returns:
+        One result per window.
+
+    Raises:
+        ValueError: If a window ends before it starts.
+    """
+    power = power_steps(trace)
+    instant = forward_steps(trace.t, trace.instant_w, max_hold(trace))
+    signals = _Signals(power, instant, counter_of(trace.t, trace.energy_j, power))
+    return [_window(trace, signals, *window) for window in windows]
+
+
+@dataclass(frozen=True, eq=False)
+class _Signals:
+    power: Steps | None
+    instant: Steps | None
+    counter: Counter | None
+
+
+def _window(trace: Trace, signals: _Signals, start: float, end: float) -> WindowEnergy:
+    if not end >= start:
+        raise ValueError(f"expected a window that ends after it starts, got {start} .. {end}")
+    power, instant, counter = signals.power, signals.instant, signals.counter
+    usable = _usable(power, start, end)
+    counter_j, counter_bound = _by_counter(trace, counter, start, end)
+    instant_usable = _usable(instant, start, end)
+    inside = (trace.t >= start) & (trace.t <= end) & ~(np.isnan(trace.power_w) & np.isnan(trace.instant_w))
+    return WindowEnergy(
+        duration_s=end - start,
+        counter_j=counter_j,
+        integral_j=usable.energy(start, end) if usable else None,
+        instant_j=instant_usable.energy(start, end) if instant_usable else None,
+        counter_bound_j=counter_bound,
+        integral_bound_j=usable.edge_bound(start, end) + usable.gap_bound(start, end) if usable else None,
+        square_w2s=usable.square(start, end) if usable else None,
+        covered_s=power.covered(start, end) if power else 0.0,
+        samples=int(inside.sum()),
+        resets=counter.resets_in(start, end) if counter else 0,
+        standstill_s=counter.longest_standstill(start, end) if counter else 0.0,
+    )
+
+
+def _usable(steps: Steps | None, start: float, end: float) -> Steps | None:
+    enough = steps is not None and steps.covered(start, end) >= MIN_USABLE_COVERAGE * (end - start)
+    return steps if enough else None
+
+
+def _by_counter(trace: Trace, counter: Counter | None, start: float, end: float) -> tuple[float | None, float | None]:
+    """Take the counter's growth; it must have been read (almost) up to both edges."""
+    slack = max_hold(trace)
+    if counter is None or start < counter.first - slack or end > counter.last + slack:
+        return None, None
+    steps = counter.steps
+    stale = trace.meta.counter_resolution_s * max(steps.at(start), steps.at(end))
+    return steps.energy(start, end), steps.edge_bound(start, end) + stale
+
+
+def choose_estimate(trace: Trace, windows: Sequence[WindowEnergy]) -> Estimate:
+    """Decide which estimate `energy_j` is.
+
+    Args:
+        trace: The trace.
+        windows: The windows that decide, usually those of the `train` phase.
+
+    Returns:
+        `counter` or `integral`.
+    """
+    counter, integral = total([w.counter_j for w in windows]), total([w.integral_j for w in windows])
+    if counter is None:
+        return "integral"
+    if trace.source != "nvml" or integral is None:
+        return "counter"
+    faulty = any(w.resets or w.standstill_s >= standstill_limit(trace) for w in windows)
+    near = abs(counter - integral) <= CONSISTENT * integral
+    return "counter" if near and not faulty else "integral"
+
+
+def standstill_limit(trace: Trace) -> float:
+    """Say how long a healthy counter of a device that draws power may stand still. Units: s."""
+    # strictly longer than one 1-s counter read, whose times jitter by a few ms
+    return math.inf if trace.estimated else max(0.9, 9 * trace.meta.counter_resolution_s)
+
+
+def phase_energy(trace: Trace, windows: Sequence[tuple[float, float]], estimate: Estimate | None = None) -> PhaseEnergy:
+    """Add up the windows of one phase.
+
+    Args:
+        trace: The trace.
+        windows: Start and end of each, CLOCK_MONOTONIC in s.
+        estimate: Which estimate is `energy_j`; None decides by these windows. Where it is unavailable the other is
+            taken.
+
+    Returns:
+        The phase's energy; None where any of its windows has none.
+    """
+    parts = integrate_windows(trace, windows)
+    estimate = estimate or choose_estimate(trace, parts)
+    duration = math.fsum(part.duration_s for part in parts)
+    counter, integral = total([p.counter_j for p in parts]), total([p.integral_j for p in parts])
+    counter_bound, integral_bound = (
+        total([p.counter_bound_j for p in parts]),
+        total([p.integral_bound_j for p in parts]),
+    )
+    by_counter = counter is not None and (estimate == "counter" or integral is None)
+    square = total([p.square_w2s for p in parts])
+    return PhaseEnergy(
+        duration_s=duration,
+        energy_j=counter if by_counter else integral,
+        counter_j=counter,
+        integral_j=integral,
+        instant_j=total([p.instant_j for p in parts]),
+        bound_j=counter_bound if by_counter else integral_bound,
+        mean_w=_over(integral if integral is not None else counter, duration),
+        rms_w=math.sqrt(square / duration) if square is not None and duration > 0 else None,
+        samples=sum(p.samples for p in parts),
+        coverage=_over(math.fsum(p.covered_s for p in parts), duration) or 0.0,
+    )
+
+
+def total(values: Sequence[float | None]) -> float | None:
+    """Add up; None if there is nothing or any part is missing."""
+    known = [value for value in values if value is not None]
+    return math.fsum(known) if known and len(known) == len(values) else None
+
+
+def _over(value: float | None, duration: float) -> float | None:
+    return value / duration if value is not None and duration > 0 else None

@@ -1,0 +1,170 @@
+"""How a trace looks on disk: its columns, its metadata, and how a stream that may end anywhere is parsed."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, fields
+from typing import Any, Literal
+
+import numpy as np
+
+from rayscale.energy.reader import PowerReader, Reading, Source
+
+Hold = Literal["forward", "backward"]
+
+STREAM, PARQUET = "power.arrows", "power.parquet"
+COLUMNS = tuple(field.name for field in fields(Reading))
+META_KEY = b"rayscale"
+
+
+@dataclass(frozen=True)
+class TraceMeta:
+    """What the samples of a trace are.
+
+    Attributes:
+        source: Kind of the reader.
+        method: Its words.
+        estimated: Whether a model, not a sensor, speaks.
+        period_s: Time between polls, in s.
+        counter_resolution_s: How stale the energy counter may be, in s.
+        device_uuid: The device.
+        device_name: Its product name.
+        started_at: Wall clock of the first poll, ISO 8601; a label only.
+    """
+
+    source: Source
+    method: str
+    estimated: bool
+    period_s: float
+    counter_resolution_s: float = 0.0
+    device_uuid: str | None = None
+    device_name: str | None = None
+    started_at: str | None = None
+
+    @property
+    def hold(self) -> Hold:
+        """Which side of a sample its power describes.
+
+        A device's sensor speaks until the next sample; a counter's difference quotient speaks of the time before it.
+        """
+        return "forward" if self.source == "nvml" else "backward"
+
+    @classmethod
+    def of(cls, reader: PowerReader, period_s: float, started_at: str | None = None) -> TraceMeta:
+        """Describe the trace that a reader's polls make.
+
+        Args:
+            reader: The reader.
+            period_s: Time between polls, in s.
+            started_at: Wall clock, ISO 8601.
+
+        Returns:
+            The description.
+        """
+        return cls(
+            source=reader.source,
+            method=reader.method,
+            estimated=reader.estimated,
+            period_s=period_s,
+            counter_resolution_s=reader.counter_resolution_s,
+            device_uuid=reader.device_uuid,
+            device_name=reader.device_name,
+            started_at=started_at,
+        )
+
+
+def schema_of(meta: TraceMeta) -> Any:
+    """Give the Arrow schema of a trace.
+
+    Args:
+        meta: Stored as JSON in the schema's metadata.
+
+    Returns:
+        A `pyarrow.Schema`.
+    """
+    import pyarrow as pa
+
+    types = {name: pa.string() if name == "throttle" else pa.float64() for name in COLUMNS}
+    return pa.schema(list(types.items()), metadata={META_KEY: json.dumps(asdict(meta)).encode()})
+
+
+def batch_of(readings: Sequence[Reading], schema: Any) -> Any:
+    """Pack polls into one Arrow batch.
+
+    Args:
+        readings: The polls.
+        schema: What `schema_of` gave.
+
+    Returns:
+        A `pyarrow.RecordBatch`.
+    """
+    import pyarrow as pa
+
+    columns = [[getattr(row, field.name) for row in readings] for field in schema]
+    arrays = [_array_of(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    return pa.RecordBatch.from_arrays(arrays, schema=schema)
+
+
+def _array_of(values: list[Any], kind: Any) -> Any:
+    """Build an Arrow array from its buffers; `pa.array` would import pandas, half a second and 60 MB for the sampler."""
+    import pyarrow as pa
+
+    known = np.array([value is not None for value in values], dtype=bool)
+    validity = pa.py_buffer(np.packbits(known, bitorder="little"))
+    if kind != pa.string():
+        numbers = np.array([0.0 if value is None else value for value in values], dtype=np.float64)
+        return pa.Array.from_buffers(kind, len(values), [validity, pa.py_buffer(numbers)])
+    texts = [(value or "").encode() for value in values]
+    offsets = np.cumsum([0, *map(len, texts)], dtype=np.int32)
+    return pa.Array.from_buffers(kind, len(values), [validity, pa.py_buffer(offsets), pa.py_buffer(b"".join(texts))])
+
+
+def parse_stream(content: bytes) -> tuple[Any | None, list[Any], int]:
+    """Read a stream that may end anywhere.
+
+    Args:
+        content: The file's bytes.
+
+    Returns:
+        The schema (None if not even that is whole), the whole batches, and where the last of them ends, in B.
+    """
+    import pyarrow as pa
+
+    source = pa.BufferReader(content)
+    batches: list[Any] = []
+    try:
+        schema = pa.ipc.read_schema(pa.ipc.read_message(source))
+    except (EOFError, OSError, pa.ArrowInvalid):
+        return None, [], 0
+    end = source.tell()
+    while True:
+        try:
+            batches.append(pa.ipc.read_record_batch(pa.ipc.read_message(source), schema))
+        except (EOFError, OSError, pa.ArrowInvalid):  # the end, or a batch that was not written to its end
+            return schema, batches, end
+        end = source.tell()
+
+
+def last_in(tail: bytes) -> Reading | None:
+    """Find the newest poll in the end of a stream.
+
+    Args:
+        tail: The stream's last bytes, from anywhere; each message in it starts with the marker ff ff ff ff.
+
+    Returns:
+        The last poll of the last whole batch, None if there is no whole batch.
+    """
+    import pyarrow as pa
+
+    schema = schema_of(TraceMeta("nvml", "", False, 0.0))  # the columns are the same for every trace
+    at = tail.rfind(b"\xff\xff\xff\xff")
+    while at >= 0:
+        try:
+            message = pa.ipc.read_message(pa.BufferReader(tail[at:]))
+            if message.type == "record batch":
+                return Reading(**pa.ipc.read_record_batch(message, schema).to_pylist()[-1])
+        except (EOFError, OSError, IndexError, pa.ArrowInvalid):
+            pass  # the marker was data, or the batch is not whole: look further back
+        at = tail.rfind(b"\xff\xff\xff\xff", 0, at)
+    return None

@@ -1,0 +1,129 @@
+"""Package energy of Intel and AMD CPUs from the kernel's powercap files (RAPL).
+
+Each package zone has a counter in microjoules that wraps at `max_energy_range_uj`; at 200 W that is about 20 minutes,
+so one wrap between two polls is the most that can happen and is undone here. The zones cover the whole package: what
+other processes draw is in the number, and the method says so.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from rayscale.energy.differences import DifferenceQuotient, cpu_name
+from rayscale.energy.reader import Reading, Source
+from rayscale.errors import EnvironmentUnusableError
+
+POWERCAP = Path("/sys/class/powercap")
+
+
+def package_zones(root: Path = POWERCAP) -> list[Path]:
+    """List the package zones (`intel-rapl:N`, also on AMD), not their subzones and not the mmio duplicates.
+
+    Args:
+        root: The powercap directory.
+
+    Returns:
+        Zone directories, sorted.
+    """
+    zones = [zone for zone in root.glob("intel-rapl:*") if zone.name.count(":") == 1]
+    return sorted(zone for zone in zones if _zone_name(zone).startswith("package"))
+
+
+def _zone_name(zone: Path) -> str:
+    try:
+        return (zone / "name").read_text().strip()
+    except OSError:
+        return ""
+
+
+def rapl_problem(root: Path = POWERCAP) -> str | None:
+    """Say why RAPL cannot be read.
+
+    Args:
+        root: The powercap directory.
+
+    Returns:
+        One sentence, or None when it can be read.
+    """
+    zones = package_zones(root)
+    if not zones:
+        return f"no package zone under {root} (virtual machine, other CPU, or module intel_rapl_common not loaded)"
+    for zone in zones:
+        try:
+            _microjoules(zone / "energy_uj")
+        except PermissionError:
+            return (
+                f"{zone / 'energy_uj'} is readable by root only (the kernel's guard against power side channels, "
+                f"CVE-2020-8694); an administrator can allow it: chmod a+r {root}/intel-rapl:*/energy_uj"
+            )
+        except (OSError, ValueError) as error:
+            return f"{zone / 'energy_uj'}: {error}"
+    return None
+
+
+def _microjoules(file: Path) -> int:
+    return int(file.read_text())
+
+
+class RaplReader:
+    """Reads the sum of all CPU packages."""
+
+    source: Source = "rapl"
+    estimated = False
+    counter_resolution_s = 0.001
+    """RAPL advances about every millisecond (Intel SDM volume 3, section 16.10)."""
+
+    def __init__(
+        self, root: Path = POWERCAP, *, device_uuid: str | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """Open all package zones.
+
+        Args:
+            root: The powercap directory.
+            device_uuid: Label of the CPU.
+            clock: CLOCK_MONOTONIC in s.
+
+        Raises:
+            EnvironmentUnusableError: If they cannot be read.
+        """
+        problem = rapl_problem(root)
+        if problem:
+            raise EnvironmentUnusableError(problem)
+        self.device_uuid = device_uuid
+        self.device_name = cpu_name()
+        self._clock = clock
+        zones = package_zones(root)
+        self._files = [zone / "energy_uj" for zone in zones]
+        self._ranges = [_microjoules(zone / "max_energy_range_uj") for zone in zones]
+        self._last = [_microjoules(file) for file in self._files]
+        self._total_uj = sum(self._last)
+        self._quotient = DifferenceQuotient()
+        self.method = f"RAPL package energy, {len(zones)} package(s), whole machine (other processes included)"
+
+    def read(self) -> Reading:
+        """Read the counters and undo wraps.
+
+        Returns:
+            The reading; without values while a zone cannot be read.
+        """
+        begin = self._clock()
+        try:
+            now = [_microjoules(file) for file in self._files]
+        except (OSError, ValueError):
+            now = None
+        end = self._clock()
+        energy = self._advance(now) if now is not None else None
+        middle = (begin + end) / 2
+        power = self._quotient.power(middle, energy)
+        return Reading(middle, power, None, energy, None, None, None, self._clock() - begin)
+
+    def _advance(self, now: list[int]) -> float:
+        for new, old, limit in zip(now, self._last, self._ranges, strict=True):
+            self._total_uj += new - old if new >= old else new - old + limit
+        self._last = now
+        return self._total_uj / 1e6
+
+    def close(self) -> None:
+        """Nothing is held open."""

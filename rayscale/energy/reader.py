@@ -1,0 +1,136 @@
+"""One small protocol for everything that can say how much power a device draws, and the choice among them.
+
+A reader never turns an error into a zero: what it cannot read is None, and a source that is not there is refused when
+it is opened, with the reason. Devices are addressed by UUID, because NVML ignores CUDA_VISIBLE_DEVICES.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from rayscale.energy.devices import GpuDevice, gpu_devices
+from rayscale.errors import EnvironmentUnusableError
+from rayscale.spec import EnergySpec
+
+__all__ = ["GpuDevice", "PowerReader", "Reading", "Source", "gpu_devices", "missing_reading", "open_reader"]
+
+Source = Literal["nvml", "rapl", "estimated"]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One poll of a device. Units: s, W, J, degrees Celsius, MHz; None = not available in this poll.
+
+    Attributes:
+        t: CLOCK_MONOTONIC at the middle of the call that read power and energy.
+        power_w: The primary power (averaged by the device, or the mean since the previous poll).
+        instant_w: Instantaneous power, where the device has it.
+        energy_j: Cumulative energy counter; only differences mean anything.
+        temperature_c: Device temperature.
+        sm_clock_mhz: Clock of the streaming multiprocessors.
+        throttle: Names of what holds the clocks down, joined by `+`; empty: nothing does.
+        latency_s: How long the whole poll took.
+    """
+
+    t: float
+    power_w: float | None
+    instant_w: float | None
+    energy_j: float | None
+    temperature_c: float | None
+    sm_clock_mhz: float | None
+    throttle: str | None
+    latency_s: float
+
+    @property
+    def empty(self) -> bool:
+        """Whether the poll brought neither power nor energy."""
+        return self.power_w is None and self.instant_w is None and self.energy_j is None
+
+
+def missing_reading(t: float, latency_s: float) -> Reading:
+    """Describe a poll that failed.
+
+    Args:
+        t: CLOCK_MONOTONIC of the poll, in s.
+        latency_s: How long it took to fail, in s.
+
+    Returns:
+        A reading without values.
+    """
+    return Reading(t, None, None, None, None, None, None, latency_s)
+
+
+class PowerReader(Protocol):
+    """What the sampler needs. A reader may also have `read_edge()`: a poll that reads everything, however slow."""
+
+    @property
+    def source(self) -> Source:
+        """Kind of the source."""
+
+    @property
+    def method(self) -> str:
+        """In words: which quantity is read, on which device, with which constants."""
+
+    @property
+    def estimated(self) -> bool:
+        """True when the numbers come from a model, not from a sensor."""
+
+    @property
+    def counter_resolution_s(self) -> float:
+        """How stale the counter may be when it is read. Units: s."""
+
+    @property
+    def device_uuid(self) -> str | None:
+        """The device, as it was asked for."""
+
+    @property
+    def device_name(self) -> str | None:
+        """Name of the device's product."""
+
+    def read(self) -> Reading:
+        """Poll the device once."""
+
+    def close(self) -> None:
+        """Let the device go; a second call does nothing."""
+
+
+def open_reader(spec: EnergySpec, *, device_uuid: str | None, pid: int | None) -> PowerReader:
+    """Open the best reader that the settings allow.
+
+    Args:
+        spec: `source` and the constants of the estimate.
+        device_uuid: `GPU-...`: the GPU, by NVML. Anything else only labels the CPU.
+        pid: The trial's process, for the estimate.
+
+    Returns:
+        An open reader; whoever opened it closes it.
+
+    Raises:
+        EnvironmentUnusableError: If a source asked for by name is not there, or a GPU cannot be read.
+        ValueError: If the estimate is to be used without a process.
+    """
+    on_gpu = device_uuid is not None and device_uuid.startswith("GPU-")
+    if spec.source == "nvml" and not on_gpu:
+        raise EnvironmentUnusableError(f"energy.source: nvml needs an NVIDIA GPU, but the trial runs on {device_uuid}")
+    if device_uuid is not None and on_gpu and spec.source in ("auto", "nvml"):
+        from rayscale.energy.nvml import NvmlReader
+
+        return NvmlReader(device_uuid)
+    if spec.source in ("auto", "rapl"):
+        from rayscale.energy.rapl import RaplReader, rapl_problem
+
+        problem = rapl_problem()
+        if problem is None:
+            return RaplReader(device_uuid=device_uuid)
+        if spec.source == "rapl":
+            raise EnvironmentUnusableError(f"energy.source: rapl cannot be read here: {problem}")
+    return _open_estimate(spec, device_uuid, pid)
+
+
+def _open_estimate(spec: EnergySpec, device_uuid: str | None, pid: int | None) -> PowerReader:
+    from rayscale.energy.estimated import EstimatedReader
+
+    if pid is None:
+        raise ValueError("the CPU estimate needs the process whose time it counts (pid)")
+    return EstimatedReader(pid, idle_w=spec.estimate.idle_w, w_per_cpu=spec.estimate.w_per_cpu, device_uuid=device_uuid)

@@ -1,0 +1,232 @@
+"""What a sweep will take before it is run: trials, tokens, FLOPs, an estimate of time and energy that says its source.
+
+Time comes from the sweep's own ledger if it has records, else from a short calibration on this machine (a few optimiser
+steps of the same model on random tokens, cached); it is an estimate either way and labelled as one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rayscale.design import Plan, Trial, condition_label
+from rayscale.environment import cache_directory, cpu_name
+from rayscale.ledger import LocalStorage
+from rayscale.record import Record
+from rayscale.spec import BpeSpec, DataSpec, EvalSpec, SweepSpec, SyntheticSpec
+from rayscale.training.flops import ModelShape, flops_6nd, shape_from_config, training_flops
+
+CALIBRATION_STEPS = 6
+CALIBRATION_MAX_PARAMS = 50_000_000
+"""Larger models are only calibrated when asked: building 1.1 B parameters on a CPU takes half a minute and 5 GB."""
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """How long a trial takes.
+
+    Attributes:
+        seconds_per_token: Of the training phase. Units: s.
+        overhead_s: Everything else in an attempt (idle, load, warm-up, evaluation). Units: s.
+        watts: Mean power while training; None if unknown. Units: W.
+        source: Where the numbers come from, for people.
+    """
+
+    seconds_per_token: float
+    overhead_s: float
+    watts: float | None
+    source: str
+
+    def trial_s(self, tokens: int) -> float:
+        """Return the expected duration of an attempt. Units: s."""
+        return self.overhead_s + self.seconds_per_token * tokens
+
+
+def model_shape(spec: SweepSpec) -> ModelShape | None:
+    """Derive the model's shape without loading it.
+
+    Args:
+        spec: The (resolved) sweep.
+
+    Returns:
+        The shape; None if it is only known to the hub.
+    """
+    if spec.model.config is None:
+        return None
+    vocab = spec.model.config.get("vocab_size") or declared_vocabulary(spec.data)
+    return shape_from_config(spec.model.config, vocab) if vocab else None
+
+
+def declared_vocabulary(data: DataSpec) -> int | None:
+    """Return the vocabulary size that the sweep file implies, None if a tokenizer decides it."""
+    if data.synthetic:
+        return data.synthetic.vocab_size
+    if isinstance(data.tokenizer, BpeSpec):
+        return data.tokenizer.bpe
+    return 257 if data.tokenizer == "bytes" else None
+
+
+def trial_flops(trial: Trial) -> float | None:
+    """Return the training FLOPs of a trial by 6·N_matmul + 12·L·H·Q·T per token, None if the shape is unknown."""
+    shape = model_shape(trial.spec)
+    return training_flops(shape, trial.tokens, trial.spec.data.sequence_length) if shape else None
+
+
+def estimate_from_records(records: Iterable[Record]) -> Estimate | None:
+    """Estimate from what earlier trials of the sweep took.
+
+    Args:
+        records: Any records.
+
+    Returns:
+        Medians over the records; None without any.
+    """
+    found = list(records)
+    if not found:
+        return None
+    per_token = [record.phase_seconds("train") / record.training.trained_tokens for record in found]
+    overhead = [record.phases[-1].end - record.phases[0].start - record.phase_seconds("train") for record in found]
+    powers = [train.mean_w for record in found if (train := record.energy.phases.get("train")) and train.mean_w]
+    return Estimate(
+        statistics.median(per_token),
+        statistics.median(overhead),
+        statistics.median(powers) if powers else None,
+        f"medians of {len(found)} finished trials in the ledger",
+    )
+
+
+def estimate_by_calibration(spec: SweepSpec, *, force: bool = False) -> Estimate | None:
+    """Estimate from a few training steps on this machine; the result is cached.
+
+    Args:
+        spec: The sweep.
+        force: Calibrate a large model too.
+
+    Returns:
+        The estimate; None where the model is too large (unless forced) or not known offline.
+    """
+    shape = model_shape(spec)
+    if shape is None or (shape.params > CALIBRATION_MAX_PARAMS and not force):
+        return None
+    storage = LocalStorage(cache_directory() / "calibration")
+    name = _calibration_name(spec, shape)
+    stored = storage.read(name)
+    if stored:
+        return Estimate(**json.loads(stored))
+    estimate = _calibrate(spec, shape)
+    storage.write(name, json.dumps(asdict(estimate)).encode())
+    return estimate
+
+
+def _calibration_name(spec: SweepSpec, shape: ModelShape) -> str:
+    parts = (
+        cpu_name(),
+        _device_of(spec),
+        spec.threads,
+        shape,
+        spec.train,
+        spec.eval,
+        spec.energy,
+        spec.data.sequence_length,
+    )
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16] + ".json"
+
+
+def _device_of(spec: SweepSpec) -> str | None:
+    from rayscale.energy.reader import gpu_devices
+
+    found = gpu_devices() if spec.resources.gpus != 0 else []
+    return found[0].uuid if found else None
+
+
+def _calibrate(spec: SweepSpec, shape: ModelShape) -> Estimate:
+    """Time a few optimiser steps and one evaluation of the sweep's model on random tokens."""
+    import time
+
+    from rayscale.training.data import prepare
+    from rayscale.training.session import open_session
+
+    length, batch = spec.data.sequence_length, spec.train.batch_size
+    tokens = CALIBRATION_STEPS * batch * length
+    source = SyntheticSpec(kind="zipf", vocab_size=shape.vocab_size, tokens=4 * tokens + spec.eval.tokens)
+    toy = spec.model_copy(update={"data": DataSpec(synthetic=source, sequence_length=length, held_out=0.3)})
+    toy = toy.model_copy(update={"eval": EvalSpec(tokens=min(spec.eval.tokens, batch * length))})
+    device = _device_of(spec)
+    start = time.monotonic()
+    session = open_session(
+        toy, prepare(toy, cache_directory()), tokens=tokens, seed=0, repetition=0, device="cuda" if device else "cpu"
+    )
+    load_s = time.monotonic() - start
+    session.warmup()
+    start = time.monotonic()
+    evaluation = session.evaluate()
+    eval_s = (time.monotonic() - start) * spec.eval.tokens / evaluation.tokens
+    start = time.monotonic()
+    session.train(lambda _: None)
+    session.synchronize()
+    per_token = (time.monotonic() - start) / tokens
+    warmup_s = spec.train.warmup_steps * batch * length * per_token
+    estimated = spec.energy.estimate
+    return Estimate(
+        per_token,
+        2 * spec.energy.idle + min(load_s, 2.0) + 2 * eval_s + warmup_s,
+        None if device else estimated.idle_w + estimated.w_per_cpu * spec.threads,
+        f"a calibration of {CALIBRATION_STEPS} steps on this machine",
+    )
+
+
+def plan_document(plan: Plan, estimate: Estimate | None, why_not: str | None) -> dict[str, Any]:
+    """Write a plan as the JSON of design 4.6.
+
+    Args:
+        plan: The plan.
+        estimate: How long trials take; None leaves times null.
+        why_not: Why there is no estimate.
+
+    Returns:
+        `{trials: [...], totals: {...}}`.
+    """
+    flops = {condition_label(trial.condition): trial_flops(trial) for trial in plan.blocks()[0]}
+    rows = [
+        {
+            "run_order": trial.run_order,
+            "block": trial.block,
+            "repetition": trial.repetition,
+            "condition": trial.condition,
+            "seed": trial.seed,
+            "trial_key": trial.trial_key,
+            "tokens": trial.tokens,
+            "flops": flops[condition_label(trial.condition)],
+            "time_s": estimate.trial_s(trial.tokens) if estimate else None,
+        }
+        for trial in plan.trials
+    ]
+    return {"name": plan.spec.name, "trials": rows, "totals": _totals(plan, rows, estimate, why_not)}
+
+
+def _totals(plan: Plan, rows: list[dict[str, Any]], estimate: Estimate | None, why_not: str | None) -> dict[str, Any]:
+    shape = model_shape(plan.spec)
+    tokens = sum(trial.tokens for trial in plan.trials)
+    train_s = estimate.seconds_per_token * tokens if estimate else None
+    watts = estimate.watts if estimate else None
+    return {
+        "trials": len(rows),
+        "tokens": tokens,
+        "flops": _sum([row["flops"] for row in rows]),
+        "flops_6nd": flops_6nd(shape, tokens) if shape else None,
+        "params": shape.params if shape else None,
+        "time_s": _sum([row["time_s"] for row in rows]),
+        "energy_kwh": train_s * watts / 3.6e6 if train_s is not None and watts is not None else None,
+        "estimate": estimate.source if estimate else None,
+        "notes": [why_not] if why_not and not estimate else [],
+    }
+
+
+def _sum(values: list[float | None]) -> float | None:
+    known = [value for value in values if value is not None]
+    return math.fsum(known) if known and len(known) == len(values) else None

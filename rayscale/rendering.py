@@ -1,0 +1,99 @@
+"""Plans and states as text for a terminal."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from rayscale.design import Plan, condition_label
+from rayscale.ledger import Failure, Ledger, Status
+from rayscale.quantities import format_count, format_duration
+
+WIDTH = 110
+
+
+def to_text(table: Table) -> str:
+    """Draw a table without colours.
+
+    Args:
+        table: The table.
+
+    Returns:
+        Text of at most `WIDTH` columns.
+    """
+    buffer = io.StringIO()
+    Console(file=buffer, width=WIDTH, no_color=True, highlight=False).print(table)
+    return "\n".join(line.rstrip() for line in buffer.getvalue().splitlines())
+
+
+def render_plan(document: dict[str, Any]) -> str:
+    """Write a plan document as a table and its totals.
+
+    Args:
+        document: From `planning.plan_document`.
+
+    Returns:
+        Text.
+    """
+    table = Table(box=None, pad_edge=False, header_style="")
+    for name in ("run", "block", "condition", "seed", "trial_key", "tokens", "FLOPs", "time (estimate)"):
+        table.add_column(name, justify="left" if name in ("condition", "trial_key") else "right", no_wrap=True)
+    for row in document["trials"]:
+        table.add_row(
+            str(row["run_order"]),
+            str(row["block"]),
+            condition_label(row["condition"]),
+            str(row["seed"]),
+            row["trial_key"],
+            f"{row['tokens']:,}",
+            _scientific(row["flops"]),
+            format_duration(row["time_s"]) if row["time_s"] is not None else "n/a",
+        )
+    return to_text(table) + "\n\n" + _render_totals(document["name"], document["totals"])
+
+
+def _render_totals(name: str, totals: dict[str, Any]) -> str:
+    lines = [f"{name}: {totals['trials']} trials, {format_count(totals['tokens'])} tokens"]
+    if totals["params"]:
+        lines[0] += f", {format_count(totals['params'])} parameters"
+    if totals["flops"]:
+        lines[0] += f", {_scientific(totals['flops'])} training FLOPs"
+    if totals["time_s"] is not None:
+        text = f"estimate: {format_duration(totals['time_s'])} on one slot"
+        if totals["energy_kwh"] is not None:
+            text += f", {totals['energy_kwh'] * 1000:.3g} Wh while training"
+        lines.append(f"{text} (from {totals['estimate']})")
+    return "\n".join([*lines, *totals["notes"]])
+
+
+def _scientific(value: float | None) -> str:
+    return "n/a" if value is None else f"{value:.3g}"
+
+
+def render_status(ledger: Ledger, plan: Plan, counts: Status, holder: str | None, failures: dict[str, Failure]) -> str:
+    """Write how far a sweep is.
+
+    Args:
+        ledger: The ledger.
+        plan: The plan.
+        counts: Its trials by state.
+        holder: Who runs it now.
+        failures: Trial key -> last failure, of trials without a record.
+
+    Returns:
+        Text.
+    """
+    lines = [
+        f"{ledger.name} ({ledger.root}): {counts.completed} of {counts.planned} trials completed, "
+        f"{counts.running} running, {counts.failed} failed, {counts.pending} to do",
+        f"of the completed: {counts.completed - counts.suspect - counts.invalid} clean, {counts.suspect} suspect, "
+        f"{counts.invalid} invalid; {counts.attempts} attempts in all",
+    ]
+    if holder:
+        lines.append(f"being run by {holder}")
+    labels = {trial.trial_key: f"{condition_label(trial.condition)} rep {trial.repetition}" for trial in plan.trials}
+    lines += [f"{labels[key]} ({key}): {failure.reason}: {failure.detail}" for key, failure in failures.items()]
+    return "\n".join(lines)

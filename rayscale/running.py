@@ -1,0 +1,241 @@
+"""What `rayscale run`, `sync` and `ui` do: a sweep from plan to report, with MLflow beside it."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from rayscale.analyzing import analyze_ledger
+from rayscale.design import Plan, condition_label, plan_sweep
+from rayscale.errors import InputError
+from rayscale.ledger import Ledger
+from rayscale.quantities import format_count, format_duration
+from rayscale.spec import SweepSpec
+from rayscale.sweep.runner import RunSummary, run_sweep, unfinished
+from rayscale.tracking.store import artifact_root, database_file, resolve_uri
+
+if TYPE_CHECKING:
+    from rayscale.sweep.events import AttemptEnd
+    from rayscale.tracking.guard import GuardedMirror
+    from rayscale.tracking.mirror import SyncReport
+
+MIRROR_TIMEOUT_S = 60.0
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What the command did.
+
+    Attributes:
+        sweep: Name of the sweep.
+        ledger: Its directory.
+        summary: Counts and failures.
+        elapsed_s: Duration of the command. Units: s.
+        report: The report, if one was written.
+    """
+
+    sweep: str
+    ledger: Path
+    summary: RunSummary
+    elapsed_s: float
+    report: Path | None
+
+    @property
+    def exit_code(self) -> int:
+        """Return the code of design 4.2."""
+        if self.summary.interrupted:
+            return 130
+        return 1 if self.summary.failed else 0
+
+    def document(self) -> dict[str, Any]:
+        """Write the result as plain data for `--json`."""
+        failed = {key: asdict(failure) if failure else None for key, failure in self.summary.failed.items()}
+        return {
+            "sweep": self.sweep,
+            "ledger": str(self.ledger),
+            **asdict(self.summary),
+            "failed": failed,
+            "elapsed_s": self.elapsed_s,
+            "report": str(self.report) if self.report else None,
+        }
+
+
+class MirrorListener:
+    """Passes events on to MLflow."""
+
+    def __init__(self, mirror: GuardedMirror, ledger: Ledger) -> None:
+        """Tell `mirror` what happens in `ledger`."""
+        self._mirror, self._ledger = mirror, ledger
+
+    def started(self, trial_key: str, device: str) -> None:
+        """An attempt starts; its directory is made a moment later, so its number is one more than the last."""
+        self._mirror.trial_started(trial_key, max(self._ledger.attempts(trial_key), default=0) + 1)
+
+    def ended(self, end: AttemptEnd) -> None:
+        """An attempt ended."""
+        self._mirror.trial_finished(end.trial_key)
+
+
+def run_to_report(spec: SweepSpec, ledger: Ledger, *, command_file: Path, with_report: bool) -> RunResult:
+    """Run what is left of a sweep, then analyse and report it.
+
+    Args:
+        spec: The sweep.
+        ledger: Its ledger.
+        command_file: The sweep file, for the message how to continue.
+        with_report: Analyse and report at the end.
+
+    Returns:
+        What happened.
+
+    Raises:
+        RayscaleError: If nothing could be run at all.
+    """
+    console = Console(stderr=True, highlight=False)
+    start = time.monotonic()
+    plan = plan_sweep(spec)
+    with ledger.lock():
+        left = unfinished(plan, ledger)
+        if not left and _is_reported(ledger, plan):
+            summary = RunSummary(len(plan.trials), len(plan.trials), 0)
+            console.print(f"{spec.name}: all {len(plan.trials)} trials are completed; nothing to do")
+        else:
+            summary = _run_and_report(plan, ledger, console, with_report=with_report)
+    result = RunResult(spec.name, ledger.root, summary, time.monotonic() - start, _report_path(ledger))
+    _print_end(console, result, command_file)
+    return result
+
+
+def _is_reported(ledger: Ledger, plan: Plan) -> bool:
+    """Whether the stored plan and the derived files are those of this plan."""
+    if _report_path(ledger) is None or ledger.storage.read("plan.json") is None:
+        return False
+    return ledger.read_plan().spec == plan.spec
+
+
+def _report_path(ledger: Ledger) -> Path | None:
+    path = ledger.root / "report.html"
+    return path if path.exists() else None
+
+
+def _run_and_report(plan: Plan, ledger: Ledger, console: Console, *, with_report: bool) -> RunSummary:
+    from rayscale.sweep.events import Listener
+    from rayscale.sweep.live import open_view
+    from rayscale.sweep.progress import Progress
+    from rayscale.tracking.guard import GuardedMirror
+    from rayscale.tracking.mirror import Mirror
+
+    _print_start(console, plan, ledger)
+    view = open_view(Progress.from_ledger(plan, ledger), console)
+    mirror = GuardedMirror(Mirror(ledger, resolve_uri(ledger, plan.spec.tracking.uri, os.environ)), view.say)
+    mirror.ensure_plan(plan)
+    listeners: list[Listener] = [view, MirrorListener(mirror, ledger)]
+    try:
+        summary = run_sweep(plan, ledger, listeners, view.say)
+    finally:
+        view.close()
+    tree = None
+    if with_report and not summary.interrupted and summary.before + summary.completed > 0:
+        tree = _write_report(ledger, plan, console)
+    if tree is not None:
+        mirror.summaries(tree)
+        mirror.attach([ledger.root / "report.html", ledger.root / "analysis.json"])
+    mirror.close("KILLED" if summary.interrupted else "FAILED" if summary.failed else "FINISHED")
+    mirror.finish(MIRROR_TIMEOUT_S)
+    return summary
+
+
+def _write_report(ledger: Ledger, plan: Plan, console: Console) -> dict[str, Any]:
+    from rayscale.report.build import build_report
+
+    console.print("analysing and writing the report")
+    tree = analyze_ledger(ledger, plan)
+    build_report(ledger, tree, ledger.root / "report.html")
+    return tree
+
+
+def _print_start(console: Console, plan: Plan, ledger: Ledger) -> None:
+    left = unfinished(plan, ledger)
+    tokens = sum(trial.tokens for trial in left)
+    done = len(plan.trials) - len(left)
+    console.print(
+        f"{plan.spec.name}: {len(left)} of {len(plan.trials)} trials to run ({format_count(tokens)} tokens)"
+        + (f", {done} completed before" if done else "")
+        + f"; ledger {ledger.root}"
+    )
+
+
+def _print_end(console: Console, result: RunResult, command_file: Path) -> None:
+    summary = result.summary
+    done = summary.before + summary.completed
+    if summary.interrupted:
+        console.print(
+            f"stopped: {done} of {summary.planned} trials are completed and kept. "
+            f"Continue with: rayscale run {command_file}",
+            soft_wrap=True,
+        )
+        return
+    if summary.completed or summary.failed:
+        console.print(f"{done} of {summary.planned} trials completed in {format_duration(result.elapsed_s)}")
+    plan = Ledger(result.ledger).read_plan()
+    for trial in plan.trials:
+        if trial.trial_key in summary.failed:
+            failure = summary.failed[trial.trial_key]
+            why = f"{failure.reason}: {failure.detail}" if failure else "not started"
+            console.print(
+                f"failed: {condition_label(trial.condition)} rep {trial.repetition}: {why}",
+                soft_wrap=True,
+                markup=False,
+            )
+    if result.report:
+        console.print(f"report:   {result.report}", soft_wrap=True)
+        console.print(
+            f"analysis: {result.ledger / 'analysis.json'}   (rayscale analyze {command_file})", soft_wrap=True
+        )
+        console.print(f"MLflow:   rayscale ui {command_file}", soft_wrap=True)
+
+
+def sync_ledger(ledger: Ledger, plan: Plan) -> SyncReport:
+    """Bring MLflow up to date from the ledger alone.
+
+    Args:
+        ledger: The ledger.
+        plan: Its plan, for the tracking settings.
+
+    Returns:
+        What was created and updated.
+    """
+    from rayscale.tracking.mirror import Mirror
+
+    return Mirror(ledger, resolve_uri(ledger, plan.spec.tracking.uri, os.environ)).sync()
+
+
+def open_ui(ledger: Ledger | None, spec: SweepSpec | None, storage: Path, port: int) -> int:
+    """Serve the MLflow UI on loopback until Ctrl-C.
+
+    Args:
+        ledger: The ledger whose store to show; None takes the store of `storage`.
+        spec: The sweep, if a file was given.
+        storage: Where ledgers lie.
+        port: Port on 127.0.0.1.
+
+    Returns:
+        Exit code.
+
+    Raises:
+        InputError: If there is no store yet.
+    """
+    from rayscale.tracking.ui import serve_ui
+
+    ledger = ledger or Ledger(storage / "any")
+    uri = resolve_uri(ledger, spec.tracking.uri if spec else None, os.environ)
+    database = database_file(uri)
+    if database and not database.exists():
+        raise InputError(f"{database}: no MLflow store here yet; run or sync a sweep first")
+    serve_ui(uri, artifact_root(ledger, uri), port, lambda line: print(line, flush=True))
+    return 0

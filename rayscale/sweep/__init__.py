@@ -1,0 +1,1 @@
+"""Running a sweep on Ray Tune: searcher, slots, forked trial processes, sampler actors, live view."""

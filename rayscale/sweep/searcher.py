@@ -1,0 +1,94 @@
+"""The searcher hands out blocks: each slot works through one block in its planned order, then takes the next one.
+
+Two attempts are out per slot, one running and one staged: Tune only keeps a slot's actor (and its sampler and fork
+server) if the next attempt is already waiting for the same resources when the present one ends.
+"""
+
+from __future__ import annotations
+
+from collections import Counter, deque
+from collections.abc import Iterable
+from typing import Any
+
+from ray.tune.search import Searcher
+
+from rayscale.design import Trial
+from rayscale.sweep.devices import SlotDevice
+
+ATTEMPTS_OUT = 2
+"""Per slot: one running, one staged."""
+
+
+class BlockSearcher(Searcher):
+    """Suggests attempts for Tune; knows nothing of records, which are in the ledger."""
+
+    def __init__(self, blocks: Iterable[list[Trial]], slots: list[SlotDevice], max_attempts: int) -> None:
+        """Queue the blocks.
+
+        Args:
+            blocks: The trials still to do, grouped by block, in run order.
+            slots: Where they may run.
+            max_attempts: Attempts per trial in this run.
+        """
+        super().__init__()
+        self._blocks = deque(deque(block) for block in blocks if block)
+        self._slots = {slot.name: slot for slot in slots}
+        self._queues: dict[str, deque[Trial]] = {slot.name: deque() for slot in slots}
+        self._out: dict[str, tuple[str, Trial]] = {}
+        self._tries: Counter[str] = Counter()
+        self._max_attempts = max_attempts
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """Choose the next attempt.
+
+        Args:
+            trial_id: Tune's name for it.
+
+        Returns:
+            Its config; None to wait; FINISHED when nothing is left.
+        """
+        name = self._free_slot()
+        if name is None:
+            return None if self._out else Searcher.FINISHED
+        trial = self._queues[name].popleft()
+        self._out[trial_id] = (name, trial)
+        self._tries[trial.trial_key] += 1
+        return {
+            "trial_key": trial.trial_key,
+            "device": name,
+            "device_uuid": self._slots[name].uuid,
+            "last_try": self._tries[trial.trial_key] >= self._max_attempts,
+        }
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+        """Take note of an attempt's end; a failed one goes back to the front of its slot's block.
+
+        Args:
+            trial_id: Tune's name for it.
+            result: What the slot reported.
+            error: The slot itself died.
+        """
+        name, trial = self._out.pop(trial_id, (None, None))
+        if name is None or trial is None:
+            return
+        failed = error or not result or result.get("outcome") != "completed"
+        if failed and self._tries[trial.trial_key] < self._max_attempts:
+            self._queues[name].appendleft(trial)
+
+    def _free_slot(self) -> str | None:
+        """Find the slot with the fewest attempts out that has, or can take, a trial."""
+        out = Counter(name for name, _ in self._out.values())
+        for name in sorted(self._queues, key=lambda name: out[name]):
+            if out[name] >= ATTEMPTS_OUT:
+                continue
+            if not self._queues[name] and self._blocks:
+                self._queues[name] = self._blocks.popleft()
+            if self._queues[name]:
+                return name
+        return None
+
+    def save(self, checkpoint_path: str) -> None:
+        """Keep nothing: the ledger is the truth."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Restore nothing: a new run plans from the ledger."""

@@ -1,0 +1,133 @@
+"""The slot: a Tune trainable that is reused for all trials of one device.
+
+Tune keeps a finished trial's actor only if the next one asks for the same resources, and never after an error; so a
+failed attempt is a reported result, not an exception. `step` returns once per attempt: nothing is reported inside a
+measured phase.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from typing import Any
+
+from ray import tune
+
+from rayscale.design import Plan, Trial
+from rayscale.environment import cache_directory
+from rayscale.errors import RayscaleError
+from rayscale.ledger import Ledger, LocalStorage
+from rayscale.sweep.attempts import AttemptResult, SlotHost, run_attempt
+from rayscale.sweep.devices import SlotDevice
+from rayscale.sweep.forkserver import ForkServer
+from rayscale.sweep.sampler_actor import RaySampler
+from rayscale.training.bench import tflops_bench
+from rayscale.training.data import PreparedData, prepare
+from rayscale.training.preload import PRELOAD
+
+
+class Slot(tune.Trainable):
+    """Runs attempts one after the other, each in a process of its own."""
+
+    def setup(self, config: dict[str, Any], *, ledger_root: str) -> None:
+        """Start the sampler and the fork server of this slot.
+
+        Args:
+            config: First attempt: `trial_key`, `device`, `device_uuid`, `last_try`.
+            ledger_root: The ledger.
+        """
+        sampler = RaySampler()  # starts while the fork server imports torch
+        forks = ForkServer(["rayscale.trial", *PRELOAD])
+        missing = forks.missing()
+        if missing:
+            raise RayscaleError(f"the fork server could not import {', '.join(missing)}")
+        ledger = Ledger(ledger_root)
+        self._plan: Plan = ledger.read_plan()
+        self._prepared: dict[str, PreparedData] = {}
+        device = SlotDevice(config["device"], config["device_uuid"], config["device"])
+        bench = _device_rate(forks, device, self._plan.spec.threads)
+        self._host = SlotHost(ledger, forks, sampler, device, bench)
+
+    def step(self) -> dict[str, Any]:
+        """Run one attempt.
+
+        Returns:
+            The result for the searcher and the live view; the record itself is in the ledger.
+        """
+        trial = self._trial(self.config["trial_key"])
+        result = run_attempt(self._host, trial, self._data(trial), last_try=self.config["last_try"])
+        return {"done": True, **summarize(result)}
+
+    def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Take the next attempt on the same device."""
+        return new_config["device"] == self._host.device.name
+
+    def cleanup(self) -> None:
+        """End sampling; the fork server ends with this process."""
+        self._host.sampler.stop()
+
+    def _trial(self, trial_key: str) -> Trial:
+        return next(trial for trial in self._plan.trials if trial.trial_key == trial_key)
+
+    def _data(self, trial: Trial) -> PreparedData:
+        """Look up the trial's corpus; prepared in a fork, so that this process never imports datasets."""
+        identity = json.dumps([trial.spec.data.model_dump(mode="json"), trial.spec.model.model_dump(mode="json")])
+        if identity not in self._prepared:
+            self._prepared[identity] = self._host.forks.call(prepare, trial.spec, cache_directory())
+        return self._prepared[identity]
+
+
+def summarize(result: AttemptResult) -> dict[str, Any]:
+    """Write an attempt's end as a flat Tune result.
+
+    Args:
+        result: The attempt.
+
+    Returns:
+        Plain values; Tune adds keys of its own, whose names are not used here.
+    """
+    summary: dict[str, Any] = {"trial_key": result.trial_key, "attempt": result.attempt}
+    if result.failure:
+        return summary | {"outcome": "failed", "reason": result.failure.reason, "detail": result.failure.detail}
+    if result.record is None:
+        return summary | {"outcome": "failed", "reason": "crashed", "detail": "no record"}
+    record = result.record
+    train = record.energy.phases.get("train")
+    return summary | {
+        "outcome": "completed",
+        "verdict": record.quality.verdict,
+        "perplexity": record.evaluation.perplexity,
+        "train_s": record.phase_seconds("train"),
+        "energy_j": train.energy_j if train else None,
+        "energy_estimated": record.energy.estimated,
+    }
+
+
+def _device_rate(forks: ForkServer, device: SlotDevice, threads: int) -> float | None:
+    """Measure the device's matrix-product rate once and keep it; outside every measured phase.
+
+    Args:
+        forks: Where to run it.
+        device: The device.
+        threads: CPU threads of a trial.
+
+    Returns:
+        TFLOP/s; None if the benchmark failed.
+    """
+    storage = LocalStorage(cache_directory() / "devices")
+    host = os.uname().nodename
+    name = f"{device.uuid or host}-{'gpu' if device.uuid else f'cpu-{threads}-threads'}.json"
+    stored = storage.read(name)
+    if stored:
+        return float(json.loads(stored)["tflops_bench"])
+    try:
+        rate = forks.call(_bench, device.uuid, threads)
+    except Exception:
+        return None
+    storage.write(name, json.dumps({"tflops_bench": rate}).encode())
+    return rate
+
+
+def _bench(device_uuid: str | None, threads: int) -> float:
+    os.environ["CUDA_VISIBLE_DEVICES"] = device_uuid or ""
+    return tflops_bench("cuda" if device_uuid else "cpu", threads)

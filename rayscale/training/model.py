@@ -1,0 +1,207 @@
+"""Causal language models of transformers: random weights from a config, or pretrained safetensors.
+
+Attention runs under a name of our own. transformers builds a (T, T) mask for the names it knows whenever it traces a
+model without a cache, and a mask turns flash attention and grouped-query attention off. For a name it does not know it
+builds none, and its SDPA call then says `is_causal`. That is right only where every layer attends to the whole past and
+no row is padded; other models keep transformers' own SDPA.
+"""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from rayscale.errors import EnvironmentUnusableError, InputError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
+    from rayscale.spec import ModelSpec, SweepSpec
+
+CAUSAL_ATTENTION = "rayscale_causal"
+
+# Fields that appear in published config.json files without being settings of the config classes.
+_TOLERATED = {"architectures", "torch_dtype", "dtype", "transformers_version", "rope_theta", "rope_scaling"}
+
+
+@dataclass(frozen=True)
+class BuiltModel:
+    """A model on its device.
+
+    Attributes:
+        module: The model, in training mode, fp32 weights.
+        revision: Commit of pretrained weights from the hub; None otherwise.
+        attention: Attention implementation it runs with.
+    """
+
+    module: PreTrainedModel
+    revision: str | None
+    attention: str
+
+
+def build_model(spec: SweepSpec, vocab_size: int, seed: int, device: str) -> BuiltModel:
+    """Build the sweep's model on its device.
+
+    Args:
+        spec: The resolved sweep.
+        vocab_size: Vocabulary of the data.
+        seed: Seed of random weights.
+        device: `cpu` or `cuda`.
+
+    Returns:
+        The model.
+
+    Raises:
+        InputError: If the config or the weights are not what the sweep file says, or do not fit the data.
+        EnvironmentUnusableError: If weights cannot be fetched.
+    """
+    if spec.model.pretrained is not None:
+        return _pretrained(spec, vocab_size, device)
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    config = random_config(spec, vocab_size)
+    attention = choose_attention(config, spec.data.sequence_length)
+    torch.manual_seed(seed)
+    with torch.device(device):  # built where it will run: 1.1B parameters take 23 s on a CPU
+        module = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
+    return BuiltModel(module.to(device).train(), None, attention)
+
+
+def random_config(spec: SweepSpec, vocab_size: int) -> Any:
+    """Make the transformers config of `model.config`.
+
+    Args:
+        spec: The resolved sweep.
+        vocab_size: Vocabulary of the data; used if the config states none.
+
+    Returns:
+        The config, without cache, long enough for the sequence length.
+
+    Raises:
+        InputError: If a field is unknown or wrong, the vocabulary is too small or the context too short.
+    """
+    from transformers import AutoConfig
+
+    fields = {"vocab_size": vocab_size, **(spec.model.config or {})}
+    kind = str(fields.pop("model_type", "llama"))
+    try:
+        default = AutoConfig.for_model(kind)
+        _check_names(fields, default, kind)
+        config = AutoConfig.for_model(kind, **fields)
+    except InputError:
+        raise
+    except (ValueError, TypeError) as error:
+        raise InputError(f"model.config: {' '.join(str(error).split())}") from None
+    length = spec.data.sequence_length
+    if "max_position_embeddings" not in fields and _positions(config) < length:
+        config.max_position_embeddings = length
+    config.use_cache = False
+    _check_fit(config, vocab_size, length, "model.config")
+    return config
+
+
+def choose_attention(config: Any, sequence_length: int) -> str:
+    """Choose the attention implementation for unpadded rows.
+
+    Args:
+        config: The transformers config.
+        sequence_length: T.
+
+    Returns:
+        Our mask-free causal attention if the model takes attention by name and all its layers attend to the whole
+        past within T; else transformers' `sdpa`, or `eager` for a model without it.
+    """
+    from transformers import AttentionInterface
+    from transformers.integrations.sdpa_attention import sdpa_attention_forward
+    from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
+
+    model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
+    if model_class is None:
+        raise InputError(f"model: `{config.model_type}` is no causal language model of transformers")
+    layers = getattr(config, "layer_types", None)
+    window = getattr(config, "sliding_window", None) if layers is None else None
+    full = all(kind == "full_attention" for kind in layers or []) and (window is None or window >= sequence_length)
+    if full and getattr(model_class, "_supports_attention_backend", False) and model_class._supports_sdpa:
+        AttentionInterface.register(CAUSAL_ATTENTION, sdpa_attention_forward)
+        return CAUSAL_ATTENTION
+    return "sdpa" if model_class._supports_sdpa else "eager"
+
+
+def _pretrained(spec: SweepSpec, vocab_size: int, device: str) -> BuiltModel:
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers.utils import logging
+
+    model = spec.model
+    name, options = str(model.pretrained), {"revision": model.revision, "trust_remote_code": False}
+    logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(name, **options)
+        revision = getattr(config, "_commit_hash", None)
+        check_shape(model, config)
+        _check_fit(config, vocab_size, spec.data.sequence_length, f"model.pretrained: {name}")
+        config.use_cache = False
+        attention = choose_attention(config, spec.data.sequence_length)
+        # The weights come from the commit whose config was read, even if the branch moves in between.
+        options["revision"] = revision or model.revision
+        module = AutoModelForCausalLM.from_pretrained(
+            name, config=config, use_safetensors=True, dtype=torch.float32, attn_implementation=attention, **options
+        )
+    except ConnectionError as error:
+        raise EnvironmentUnusableError(f"model.pretrained: {name}: the hub is out of reach: {error}") from None
+    except (OSError, ValueError) as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise InputError(f"model.pretrained: {name}: cannot be loaded: {first}") from None
+    return BuiltModel(module.to(device).train(), revision, attention)
+
+
+def check_shape(model: ModelSpec, config: Any) -> None:
+    """Compare the shape that a sweep file states with the one that was loaded.
+
+    Args:
+        model: The model's settings; `config` holds the stated fields.
+        config: The loaded transformers config.
+
+    Raises:
+        InputError: With one line per field that differs.
+    """
+    problems = []
+    for field, stated in (model.config or {}).items():
+        loaded = getattr(config, field, None)
+        if loaded != stated:
+            problems.append(
+                f"model.config.{field}: {model.pretrained} has {loaded!r}, the sweep file states {stated!r}"
+            )
+    if problems:
+        raise InputError(problems)
+
+
+def _check_names(fields: dict[str, Any], default: Any, kind: str) -> None:
+    """Refuse unknown fields: transformers would keep a misspelt one and build the default shape."""
+    known = set(default.to_dict()) | set(default.attribute_map) | _TOLERATED
+    problems = []
+    for field in sorted(set(fields) - known):
+        near = difflib.get_close_matches(field, known, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"expected a field of the `{kind}` config"
+        problems.append(f"model.config.{field}: unknown key; {hint}")
+    if problems:
+        raise InputError(problems)
+
+
+def _check_fit(config: Any, vocab_size: int, length: int, where: str) -> None:
+    problems = []
+    if config.vocab_size < vocab_size:
+        problems.append(
+            f"{where}: vocab_size {config.vocab_size}, but the data has {vocab_size} tokens; expected >= that"
+        )
+    if _positions(config) < length:
+        expected = f"expected >= data.sequence_length {length}"
+        problems.append(f"{where}: max_position_embeddings {_positions(config)}; {expected}")
+    if problems:
+        raise InputError(problems)
+
+
+def _positions(config: Any) -> float:
+    return getattr(config, "max_position_embeddings", None) or float("inf")
