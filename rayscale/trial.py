@@ -14,6 +14,7 @@ clock. Nothing talks to the sampler inside a measured phase. `train_trial` is th
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import socket
@@ -56,10 +57,9 @@ def train_trial(job: TrialJob, log: PhaseLog) -> TrialOutcome:
     with log.phase("idle"):
         time.sleep(spec.energy.idle)
     with log.phase("load"):
-        import_start = time.monotonic()
+        import_s = import_training()
         from rayscale.training.session import open_session
 
-        import_s = time.monotonic() - import_start
         session = open_session(
             spec,
             job.data,
@@ -84,6 +84,20 @@ def train_trial(job: TrialJob, log: PhaseLog) -> TrialOutcome:
     training = _training(session, trained, log, import_s)
     evaluation = _evaluation(before, after, log)
     return TrialOutcome(started_at, log.phases, _device(job, session), training, evaluation, _environment(job, session))
+
+
+def import_training() -> float:
+    """Import all that training needs; in a process forked from a preloaded server that is nothing.
+
+    Returns:
+        How long it took. Units: s.
+    """
+    from rayscale.training.preload import PRELOAD
+
+    start = time.monotonic()
+    for name in PRELOAD:
+        importlib.import_module(name)
+    return time.monotonic() - start
 
 
 def _training(session: Session, trained: TrainResult, log: PhaseLog, import_s: float) -> Training:

@@ -75,7 +75,7 @@ GPU = Machine(
     idle_w=54.0,
     context_w=71.0,
     load_w=318.0,
-    rise_s=0.6,
+    rise_s=0.3,
 )
 
 
@@ -211,12 +211,15 @@ def _power(
     """Sample a power curve that rises to each phase's plateau. Units: s, W."""
     level = {"idle": machine.idle_w, "context_idle": machine.context_w, "load": 0.6 * machine.load_w}
     t = np.arange(phases[0].start - period, phases[-1].end + 1.5 * period, period)
-    power = np.full(t.size, machine.idle_w)
+    target = np.full(t.size, machine.idle_w)
     for phase in phases:
-        inside = (t >= phase.start) & (t < phase.end)
-        target = level.get(phase.name, machine.load_w)
-        rise = 1 - np.exp(-(t[inside] - phase.start) / machine.rise_s) if machine.rise_s else 1.0
-        power[inside] = machine.idle_w + (target - machine.idle_w) * rise
+        target[(t >= phase.start) & (t < phase.end)] = level.get(phase.name, machine.load_w)
+    step = 1 - math.exp(-period / machine.rise_s) if machine.rise_s else 1.0
+    power = np.empty(t.size)
+    now = machine.idle_w
+    for index, wanted in enumerate(target):
+        now += step * (wanted - now)
+        power[index] = now
     return t, np.maximum(power * (1 + rng.normal(0, 0.015, t.size)), 0.5)
 
 

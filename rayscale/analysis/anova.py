@@ -105,7 +105,6 @@ class _Stratum:
     ss: float
     ss_error: float
     gram: FloatArray
-    columns: int
 
 
 def helmert(levels: int) -> FloatArray:
@@ -173,7 +172,7 @@ def _stratum(parts: Centred, shape: Sequence[int], members: Sequence[int], name:
     ss = float(parts.n * np.sum(effect**2))
     if float(np.max(np.abs(effect), initial=0.0)) <= parts.floor:
         ss = 0.0
-    return _Stratum(name, ss, ss_error, gram, parts.k)
+    return _Stratum(name, ss, ss_error, gram)
 
 
 def _effect(stratum: _Stratum, parts: Centred, total_error: float) -> Effect:
@@ -184,7 +183,7 @@ def _effect(stratum: _Stratum, parts: Centred, total_error: float) -> Effect:
     gg = greenhouse_geisser(stratum.gram) if error > 0 else math.nan
     hf_raw = huynh_feldt(gg, n, p) if error > 0 else math.nan
     hf = min(1.0, max(gg, hf_raw))
-    test = mauchly(stratum.gram, n, stratum.columns) if error > 0 else undefined_mauchly(None)
+    test = mauchly(stratum.gram, n, parts.k) if error > 0 else undefined_mauchly(None)
     return Effect(
         name=stratum.name,
         ss=parts.in_units(ss),

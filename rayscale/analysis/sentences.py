@@ -63,7 +63,7 @@ def _effect(tree: Tree, factor: str, effect: Tree) -> str:
     if (p if p is not None else 0.0) < alpha:
         return (
             f"{dv} differs between the levels of {factor} by more than chance explains: if all levels were equal, "
-            f"differences this clear would be this rare: p {show_p(p, log_p)} (limit set beforehand: {alpha:g})."
+            f"differences at least this clear would come up with probability p {show_p(p, log_p)} (limit: {alpha:g})."
         )
     return (
         f"No difference of {dv} between the levels of {factor} is shown (p {show_p(p, log_p)}, limit {alpha:g}); "

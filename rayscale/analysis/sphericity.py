@@ -27,7 +27,8 @@ class Mauchly:
         W: The statistic, in [0, 1].
         df: Degrees of freedom of the chi-squared approximation, p(p+1)/2 - 1.
         p_box_anderson: p with the correct second-order constant (3p + 2).
-        p_R_formula: p as R, car, afex, ez and pingouin print it (3k + 2, k = number of columns; the same for p = 2).
+        p_R_formula: p as R, car, afex, ez and pingouin print it (3k + 2, k = number of all cells; equal to
+            the above for p = 2).
         p_exact_null: p from the exact null distribution.
         note: Why it is undefined, None if it is defined.
     """
@@ -87,7 +88,7 @@ def mauchly(gram: FloatArray, n: int, columns: int) -> Mauchly:
     Args:
         gram: Z'Z, shape (p, p).
         n: Number of subjects.
-        columns: Number of columns that R's constant counts.
+        columns: Number of all cells, which R's constant counts instead of p.
 
     Returns:
         The test, undefined with a note for p = 1 or n - 1 < p.

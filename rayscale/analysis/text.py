@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Sequence
 
@@ -41,12 +42,15 @@ def anova_line(name: str, effect: Tree) -> str:
     """
     if effect["F"] is None:
         return f"{name}: F is undefined (see the notes)"
-    return (
-        f"{name}: F({effect['df1']}, {effect['df2']}) = {show(effect['F'], 6)}, "
-        f"p {show_p(effect['p_unc'], effect['log10_p_unc'])}, GG epsilon = {effect['eps_GG']:.3f}, "
-        f"p(GG) {show_p(effect['p_GG'], effect['log10_p_GG'])}, "
-        f"generalized eta2 = {effect['generalized_eta2']:.3f}, partial eta2 = {effect['partial_eta2']:.3f}"
+    parts = (
+        f"{name}: F({effect['df1']}, {effect['df2']}) = {show(effect['F'], 6)}",
+        f"p {show_p(effect['p_unc'], effect['log10_p_unc'])}",
+        f"GG epsilon = {effect['eps_GG']:.3f}",
+        f"p(GG) {show_p(effect['p_GG'], effect['log10_p_GG'])}",
+        f"generalized eta2 = {effect['generalized_eta2']:.3f}",
+        f"partial eta2 = {effect['partial_eta2']:.3f}",
     )
+    return ", ".join(parts)
 
 
 def _head(tree: Tree) -> list[str]:
@@ -68,7 +72,7 @@ def _measure(tree: Tree) -> list[str]:
         lines += [*_descriptives(factor, levels, tree["alpha"]), "", *_pairs(factor, pairs, tree)]
     if len(tree["within"]) > 1:
         lines += [*_descriptives("cell", tree["descriptives"]["cells"], tree["alpha"]), ""]
-    lines += [line for name, effect in _effects(tree) for line in _wrap(anova_line(name, effect), "  ")]
+    lines += [line for name, effect in _effects(tree) for line in _wrap_clauses(anova_line(name, effect))]
     lines += ["", *(line for sentence in tree["plain"] for line in _wrap(f"- {sentence}", "  "))]
     if tree["notes"]:
         lines += ["", "Notes", *(line for note in tree["notes"] for line in _wrap(f"- {note}", "  "))]
@@ -140,6 +144,13 @@ def _line(row: Sequence[str], widths: Sequence[int]) -> str:
     first = row[0] if len(row[0]) <= widths[0] else f"{row[0][: widths[0] - 1]}…"
     rest = [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
     return "  ".join([first.ljust(widths[0]), *rest])
+
+
+def _wrap_clauses(text: str) -> list[str]:
+    """Wrap between `name = value` clauses only."""
+    glued = ", ".join(clause.replace(" ", "\u00a0") for clause in text.split(", "))
+    glued = re.sub(r"(F\(\d+), ", "\\1,\u00a0", glued)
+    return [line.replace("\u00a0", " ") for line in _wrap(glued, "  ")]
 
 
 def _wrap(text: str, indent: str = "") -> list[str]:

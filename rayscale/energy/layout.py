@@ -107,7 +107,7 @@ def batch_of(readings: Sequence[Reading], schema: Any) -> Any:
 
 
 def _array_of(values: list[Any], kind: Any) -> Any:
-    """Build an Arrow array from its buffers; `pa.array` would import pandas, half a second and 60 MB for the sampler."""
+    """Build an Arrow array from its buffers: `pa.array` would import pandas, half a second for the sampler."""
     import pyarrow as pa
 
     known = np.array([value is not None for value in values], dtype=bool)

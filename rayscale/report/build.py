@@ -52,22 +52,26 @@ def render(data: ReportData) -> str:
     """
     figures = report_figures(data)
     found = findings(data)
-    return templates().get_template("report.html.j2").render(
-        spec=data.spec,
-        state=overview.state(data),
-        facts=overview.facts(data),
-        trust=overview.trust(data) if data.records else None,
-        findings=found,
-        figures=figures,
-        groups={group: [figure for figure in figures if figure.group == group] for group in _groups(figures)},
-        svg={figure.slug: figure.svg() for figure in figures},
-        trials=tables.trials_table(data),
-        failures=tables.failures_table(data),
-        metrics=tables.metrics_table(data),
-        environment=tables.environment_table(data),
-        settings=tables.settings_yaml(data),
-        notes=notes_of_all(found),
-        limits=limits(data),
+    return (
+        templates()
+        .get_template("report.html.j2")
+        .render(
+            spec=data.spec,
+            state=overview.state(data),
+            facts=overview.facts(data),
+            trust=overview.trust(data) if data.records else None,
+            findings=found,
+            figures=figures,
+            groups={group: [figure for figure in figures if figure.group == group] for group in _groups(figures)},
+            svg={figure.slug: figure.svg() for figure in figures},
+            trials=tables.trials_table(data),
+            failures=tables.failures_table(data),
+            metrics=tables.metrics_table(data),
+            environment=tables.environment_table(data),
+            settings=tables.settings_yaml(data),
+            notes=notes_of_all(found),
+            limits=limits(data),
+        )
     )
 
 

@@ -94,9 +94,7 @@ def figure_png(ledger: Ledger, analysis: Mapping[str, Any], directory: Path, dpi
         The files, named after the figures' slugs.
     """
     directory.mkdir(parents=True, exist_ok=True)
-    return [
-        figure.png(directory / f"{figure.slug}.png", dpi) for figure in report_figures(gather(ledger, analysis))
-    ]
+    return [figure.png(directory / f"{figure.slug}.png", dpi) for figure in report_figures(gather(ledger, analysis))]
 
 
 def report_figures(data: ReportData) -> list[ReportFigure]:
@@ -204,8 +202,8 @@ def _tokens_figure(data: ReportData, measure: Measure, index: int) -> ReportFigu
         slug=f"figure-tokens-{index}",
         group="tokens",
         title=f"{measure.label} against tokens",
-        caption=f"{_capital(measure.title)} against training tokens. Every dot is a trial, grey lines connect the "
-        f"trials of one repetition; black dots are means{intervals.words}.{hollow}",
+        caption=f"{measure.heading} against training tokens. Every dot is a trial, thin lines connect the "
+        f"trials of one repetition; the dot to their right is the mean{intervals.words}.{hollow}",
         alt=f"Dot plot of {measure.title} against training tokens with {len(points)} trials. Means: {means}.",
         wide=False,
         make=lambda: plot_measure.against_tokens(measure, points, centres, _rests(data)),
@@ -230,7 +228,7 @@ def _order_figure(data: ReportData, measure: Measure, index: int) -> ReportFigur
         slug=f"figure-order-{index}",
         group="order",
         title=f"{measure.label} against run order",
-        caption=f"{_capital(measure.title)} of each trial as deviation from the mean of its level, in the order in "
+        caption=f"{measure.heading} of each trial as deviation from the mean of its level, in the order in "
         f"which trials were started. Without drift the dots scatter about zero. {slope}",
         alt=f"Scatter plot of the deviation of {measure.title} from its level's mean against run order, "
         f"{len(points)} trials. {slope}",
@@ -244,7 +242,10 @@ def _budget_figure(data: ReportData) -> ReportFigure:
     for condition in conditions(data.plan):
         records = [record for record in data.records if record.condition == condition]
         if records:
-            budgets.append(plot_budget.budget(condition_words(condition), records))
+            label = "\n".join(
+                part for part in (f"{format_count(int(condition['tokens']))} tokens", rest_words(condition)) if part
+            )
+            budgets.append(plot_budget.budget(label, records))
     shares = "; ".join(
         f"{item.label}: training {number(item.seconds['train'], 3)} s of {number(item.total, 3)} s" for item in budgets
     )
@@ -308,13 +309,6 @@ def _trace(ledger: Ledger, record: Record) -> plot_power.PowerTrace | None:
     if not record.phases or not np.isfinite(trace.power_w).any():
         return None
     origin, end = record.phases[0].start, record.phases[-1].end
-    edge = 1.5 * trace.meta.period_s  # the samples just outside still describe the first and last moment
-    inside = (trace.t >= origin - edge) & (trace.t <= end + edge)
-    if not inside.any():
-        return None
-    t = np.clip(trace.t[inside], origin, end) - origin
-    return plot_power.PowerTrace(record, t, trace.power_w[inside], trace.meta.hold == "backward")
-
-
-def _capital(text: str) -> str:
-    return text[:1].upper() + text[1:]
+    backward = trace.meta.hold == "backward"
+    t, power = plot_power.clip(trace.t, trace.power_w, origin, end, backward)
+    return plot_power.PowerTrace(record, t - origin, power, backward) if t.size > 1 else None

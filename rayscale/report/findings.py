@@ -9,7 +9,7 @@ from typing import Any
 from rayscale.report.cells import Cell, Table, assemble, number_cell, text_column
 from rayscale.report.gather import ReportData
 from rayscale.report.measures import Measure
-from rayscale.report.numerals import NA, Scale, as_number, fixed, number, p_exact, p_phrase, p_value
+from rayscale.report.numerals import NA, Scale, as_number, fixed, number, p_exact, p_phrase, p_value, whole
 from rayscale.report.tree import Tree, alpha_of, cell_lines, effects, interval_of, pairs
 
 
@@ -146,7 +146,7 @@ def f_test(line: Tree) -> str:
     """
     if as_number(line.get("F")) is None:
         return f"F {NA}"
-    return f"F({number(line.get('df1'), 3)}, {number(line.get('df2'), 3)}) = {number(line.get('F'))}"
+    return f"F({whole(line.get('df1'))}, {whole(line.get('df2'))}) = {number(line.get('F'))}"
 
 
 def bounded(value: Any) -> str:
@@ -179,18 +179,21 @@ def descriptives_table(slug: str, measure: Measure, tree: Tree) -> Table:
         f"{_confidence(alpha)} CI low": [low for low, _ in ends],
         "high": [high for _, high in ends],
     }
+    scale, scaled = common_scale(columns)
+    unit = scale.unit(measure.unit)
     return assemble(
         f"{slug}-descriptives",
-        f"{measure.title}: descriptive statistics{f', in {measure.unit}' if measure.unit else ''}",
+        f"{measure.heading}: descriptive statistics{f', in {unit}' if unit else ''}",
         [
             text_column(" × ".join(map(str, tree.get("within") or ["tokens"])), [level_words(name) for name in lines]),
-            ("n", [Cell(number(line.get("n"), 6), kind="number") for line in lines.values()]),
-            *common_scale(columns),
+            ("n", [number_cell(whole(line.get("n")), line.get("n")) for line in lines.values()]),
+            *scaled,
         ],
+        ("CI: t interval of the level's mean, from the spread between repetitions at this level.",),
     )
 
 
-def common_scale(columns: dict[str, list[Any]], digits: int = 5) -> list[tuple[str, list[Cell]]]:
+def common_scale(columns: dict[str, list[Any]], digits: int = 5) -> tuple[Scale, list[tuple[str, list[Cell]]]]:
     """Format several columns of one unit on one scale, so that they can be compared by eye.
 
     Args:
@@ -198,12 +201,11 @@ def common_scale(columns: dict[str, list[Any]], digits: int = 5) -> list[tuple[s
         digits: Significant digits of the largest number of all.
 
     Returns:
-        Heads and cells.
+        The scale, whose power of ten belongs into the caption, and heads with cells.
     """
     scale = Scale.fitting([value for values in columns.values() for value in values], digits)
-    return [
-        (head + scale.head, [number_cell(scale.write(value), value) for value in values])
-        for head, values in columns.items()
+    return scale, [
+        (head, [number_cell(scale.write(value), value) for value in values]) for head, values in columns.items()
     ]
 
 
@@ -228,11 +230,12 @@ def anova_table(slug: str, measure: Measure, tree: Tree) -> Table:
     head = ["effect", "df1", "df2", "F", "p", "ε (GG)", "p (GG)", "η²G", "η²p"]
     rows = []
     for name, line in lines.items():
-        plain = [number_cell(number(line.get(key)), line.get(key)) for key in ("df1", "df2", "F")]
         rows.append(
             [
                 Cell(name),
-                *plain,
+                number_cell(whole(line.get("df1")), line.get("df1")),
+                number_cell(whole(line.get("df2")), line.get("df2")),
+                number_cell(number(line.get("F")), line.get("F")),
                 p_cell(line.get("p_unc"), line.get("log10_p_unc")),
                 number_cell(bounded(line.get("eps_GG")), line.get("eps_GG")),
                 p_cell(line.get("p_GG"), line.get("log10_p_GG")),
@@ -240,7 +243,7 @@ def anova_table(slug: str, measure: Measure, tree: Tree) -> Table:
                 number_cell(bounded(line.get("partial_eta2")), line.get("partial_eta2")),
             ]
         )
-    caption = f"{measure.title}: repeated-measures ANOVA"
+    caption = f"{measure.heading}: repeated-measures ANOVA"
     notes = ("ε (GG): Greenhouse-Geisser; η²G, η²p: generalized and partial eta squared.",) if rows else ()
     return Table(f"{slug}-anova", caption, head, rows, notes)
 
@@ -271,17 +274,18 @@ def pairwise_table(slug: str, measure: Measure, tree: Tree, correction: str) -> 
         "high": [high for _, high in ends],
     }
     key, words = adjusted_key(correction)
+    scale, scaled = common_scale(differences)
     columns = [
         text_column("pair", [pair_words(name) for name in lines]),
-        *common_scale(differences),
+        *scaled,
         ("t", [number_cell(number(line.get("t")), line.get("t")) for line in values]),
-        ("df", [number_cell(number(line.get("df")), line.get("df")) for line in values]),
+        ("df", [number_cell(whole(line.get("df")), line.get("df")) for line in values]),
         ("p", [p_cell(line.get("p_raw"), line.get("log10_p_raw")) for line in values]),
         (f"p ({words})", [p_cell(line.get(key)) for line in values]),
         ("dz", [number_cell(number(line.get("cohen_dz"), 3), line.get("cohen_dz")) for line in values]),
     ]
-    unit = f", differences in {measure.unit}" if measure.unit else ""
-    caption = f"{measure.title}: pairwise comparisons (paired t tests){unit}"
+    unit = scale.unit(measure.unit)
+    caption = f"{measure.heading}: pairwise comparisons (paired t tests){f', differences in {unit}' if unit else ''}"
     notes = ("Differences are first minus second level. dz: Cohen's d of the paired differences.",) if lines else ()
     return assemble(f"{slug}-pairwise", caption, columns, notes)
 
@@ -314,7 +318,7 @@ def _is_pair(name: str) -> bool:
 
 
 def _confidence(alpha: float) -> str:
-    return f"{100 * (1 - alpha):.10g} %"
+    return f"{100 * (1 - alpha):.10g}\u00a0%"
 
 
 def notes_of_all(items: Sequence[Finding]) -> list[tuple[str, list[str]]]:
@@ -327,5 +331,5 @@ def notes_of_all(items: Sequence[Finding]) -> list[tuple[str, list[str]]]:
         Title and sentences, of those that have any; what holds for all measures stands once, before the others.
     """
     shared = [note for note in items[0].notes if all(note in item.notes for item in items)] if len(items) > 1 else []
-    own = [(item.measure.title, [note for note in item.notes if note not in shared]) for item in items]
+    own = [(item.measure.heading, [note for note in item.notes if note not in shared]) for item in items]
     return [(title, notes) for title, notes in [("All measures", shared), *own] if notes]

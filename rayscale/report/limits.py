@@ -59,7 +59,8 @@ def _excluded(data: ReportData) -> str:
     if not count:
         return ""
     verdicts = " or ".join(data.spec.analysis.exclude)
-    return f"{count} {'trial is' if count == 1 else 'trials are'} left out of the analysis because of a verdict: {verdicts}."
+    subject = "trial is" if count == 1 else "trials are"
+    return f"{count} {subject} left out of the analysis because of a verdict: {verdicts}."
 
 
 def _order(data: ReportData) -> str:

@@ -71,6 +71,11 @@ class Measure:
         """Label with `(estimated)` where that is due."""
         return f"{self.label} (estimated)" if self.estimated else self.label
 
+    @property
+    def heading(self) -> str:
+        """The title with a capital, as a heading or the start of a sentence."""
+        return self.title[:1].upper() + self.title[1:]
+
 
 def describe(name: str, user_metrics: Mapping[str, str], energy_estimated: bool) -> Measure:
     """Name a measure.

@@ -74,6 +74,12 @@ def number(value: Any, digits: int = 4) -> str:
     return f"{fixed(known / 10.0**power, digits - 1)} × {power_of_ten(power)}"
 
 
+def whole(value: Any) -> str:
+    """Write a count or degrees of freedom: no decimals where there are none, `n/a` if there is none."""
+    known = as_number(value)
+    return fixed(known, 0) if known is not None and known.is_integer() else number(value)
+
+
 def exact(value: Any) -> str:
     """Write a number with all its digits, for a tooltip; `n/a` if there is none."""
     known = as_number(value)
@@ -150,6 +156,10 @@ class Scale:
         """Write one number of the column, `n/a` if there is none."""
         known = as_number(value)
         return NA if known is None else fixed(known / 10.0**self.power, self.decimals)
+
+    def unit(self, unit: str) -> str:
+        """Write a unit with the power of ten that was taken out: `10⁻³ J/token`; empty for a pure number as it is."""
+        return " ".join(part for part in (power_of_ten(self.power) if self.power else "", unit) if part)
 
     @property
     def head(self) -> str:

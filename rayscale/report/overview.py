@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -153,7 +152,9 @@ def _dates(records: tuple[Record, ...]) -> str:
     first, last = (datetime.fromisoformat(edge) for edge in _edges([record.started_at for record in records]))
     span = (last - first).total_seconds()
     zone = first.strftime("%Z")
-    return f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} {zone} ({format_duration(span)} between first and last start)"
+    return (
+        f"{first:%Y-%m-%d %H:%M} to {last:%Y-%m-%d %H:%M} {zone} ({format_duration(span)} between first and last start)"
+    )
 
 
 def _edges(stamps: list[str]) -> tuple[str, str]:
@@ -217,16 +218,3 @@ def _reasons(data: ReportData) -> list[ReasonCount]:
             first = before.detail if before else reason.detail
             found[reason.code] = ReasonCount(reason.code, first, reason.verdict, count)
     return sorted(found.values(), key=lambda reason: (-VERDICTS.index(reason.verdict), -reason.trials, reason.code))
-
-
-def finite_mean(values: list[float | None]) -> float | None:
-    """Average what is known.
-
-    Args:
-        values: Numbers, None where unavailable.
-
-    Returns:
-        The mean, None if nothing is known.
-    """
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return math.fsum(known) / len(known) if known else None

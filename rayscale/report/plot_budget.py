@@ -90,7 +90,9 @@ def time_budget(budgets: Sequence[Budget]) -> Figure:
             axes.barh(row, width, left=left, height=0.62, color=PHASES[part], linewidth=0)
             if width / longest > 0.055:
                 # dark text on the bars in both themes: the bars keep their colours
-                axes.text(left + width / 2, row, format_duration(width), ha="center", va="center", size=8, color="#101317")
+                axes.text(
+                    left + width / 2, row, format_duration(width), ha="center", va="center", size=8, color="#101317"
+                )
             left += width
         axes.text(left + 0.008 * longest, row, format_duration(item.total), va="center", size=8.5, color=INK)
     axes.set_yticks(range(len(budgets)), [item.label for item in budgets])

@@ -8,8 +8,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from rayscale.report.measures import Measure
-from rayscale.report.numerals import Scale, number, power_of_ten
-from rayscale.report.plotting import INK, MARKERS, MUTED, PAPER, LevelColours, head, new_figure, tokens_axis, tokens_legend
+from rayscale.report.numerals import Scale, number
+from rayscale.report.plotting import (
+    INK,
+    MARKERS,
+    MUTED,
+    PAPER,
+    LevelColours,
+    head,
+    new_figure,
+    tokens_axis,
+    tokens_legend,
+)
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -130,37 +140,39 @@ def against_tokens(
     axes = figure.add_subplot()
     for rest in places.rests:
         for repetition in places.repetitions:
-            path = sorted(
-                (p for p in points if p.rest == rest and p.repetition == repetition), key=lambda p: p.tokens
-            )
+            path = sorted((p for p in points if p.rest == rest and p.repetition == repetition), key=lambda p: p.tokens)
             axes.plot([places.dot(p) for p in path], [p.value for p in path], color=MUTED, linewidth=0.6, alpha=0.35)
-    _dots(axes, points, places, colours)
+    _dots(axes, points, [(places.dot(point), point.value) for point in points], colours, places.rests)
     _means(axes, centres, places)
     values = [point.value for point in points]
     if min(values) > 0 and max(values) / min(values) > 30:
         axes.set_yscale("log")
-    head(axes, measure.title, _unit(scale, measure.unit))
+    head(axes, measure.heading, scale.unit(measure.unit))
     tokens_axis(axes, places.levels, [math.log2(level) for level in places.levels], places.gap)
     if len(places.rests) > 1:
         _rest_legend(figure, places.rests)
     return figure
 
 
-def _unit(scale: Scale, unit: str) -> str:
-    """Write a unit with the power of ten that was taken out: `10⁻³ J/token`."""
-    return " ".join(part for part in (power_of_ten(scale.power) if scale.power else "", unit) if part)
-
-
-def _dots(axes: Axes, points: Sequence[Point], places: Places, colours: LevelColours) -> None:
-    for point in points:
-        colour = colours[point.tokens]
+def _dots(
+    axes: Axes,
+    points: Sequence[Point],
+    places: Sequence[tuple[float, float]],
+    colours: LevelColours,
+    rests: Sequence[str],
+) -> None:
+    """Draw trials at their places: colour by tokens, marker by the other factors, hollow when left out."""
+    groups: dict[tuple[int, str, bool], list[tuple[float, float]]] = {}
+    for point, place in zip(points, places, strict=True):
+        groups.setdefault((point.tokens, point.rest, point.used), []).append(place)
+    for (tokens, rest, used), group in groups.items():
         axes.plot(
-            [places.dot(point)],
-            [point.value],
-            marker=MARKERS[places.rests.index(point.rest) % len(MARKERS)],
+            *zip(*group, strict=True),
+            linestyle="",
+            marker=MARKERS[list(rests).index(rest) % len(MARKERS)],
             markersize=4.2 if len(points) <= 60 else 3.0,
-            color=colour if point.used else "none",
-            markeredgecolor=colour,
+            color=colours[tokens] if used else "none",
+            markeredgecolor=colours[tokens],
             markeredgewidth=0.8,
             alpha=0.75,
         )
@@ -256,10 +268,7 @@ def against_order(measure: Measure, points: Sequence[Point], rests: Sequence[str
     figure = new_figure()
     axes = figure.add_subplot()
     axes.axhline(0, color=MUTED, linewidth=0.8)
-    for point, rank, deviation in zip(points, drift.ranks, drift.deviations, strict=True):
-        colour, marker = colours[point.tokens], MARKERS[list(rests).index(point.rest) % len(MARKERS)]
-        face = colour if point.used else "none"
-        axes.plot([rank], [deviation], marker=marker, markersize=4.2, color=face, markeredgecolor=colour, alpha=0.85)
+    _dots(axes, points, list(zip(drift.ranks, drift.deviations, strict=True)), colours, rests)
     unit = "%" if drift.relative else measure.unit
     if drift.per_run is not None and drift.intercept is not None:
         ends = [min(drift.ranks), max(drift.ranks)]
@@ -268,7 +277,7 @@ def against_order(measure: Measure, points: Sequence[Point], rests: Sequence[str
         axes.text(0.99, 0.98, slope, transform=axes.transAxes, ha="right", va="top", size=8.5, color=MUTED)
     axes.margins(y=0.14)
     axes.set_xlabel("run order (rank by start time)")
-    head(axes, measure.title, f"deviation from the level's mean{f', {unit}' if unit else ''}")
+    head(axes, measure.heading, f"deviation from the level's mean{f', {unit}' if unit else ''}")
     tokens_legend(figure, colours)
     return figure
 

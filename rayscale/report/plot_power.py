@@ -73,6 +73,31 @@ def thin(
     return t[keep], power[keep]
 
 
+def clip(
+    t: NDArray[np.float64], power: NDArray[np.float64], start: float, end: float, backward: bool
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Cut a trace to a window, so that what is drawn fills it and nothing beyond shows.
+
+    Args:
+        t: Times, ascending.
+        power: Readings of the same length.
+        start: Start of the window, on the clock of `t`.
+        end: End of the window.
+        backward: True when a sample describes the time before it instead of after it.
+
+    Returns:
+        Times from `start` to `end` and the readings that hold there; empty if no sample speaks of the window.
+    """
+    first = int(np.searchsorted(t, start, side="right")) - (0 if backward else 1)
+    last = int(np.searchsorted(t, end, side="left")) + (1 if backward else 0)
+    cut, values = np.clip(t[max(first, 0) : last], start, end), power[max(first, 0) : last]
+    if not cut.size:
+        return cut, values
+    if backward:
+        return np.insert(cut, 0, start), np.insert(values, 0, values[0])
+    return np.append(cut, end), np.append(values, values[-1])
+
+
 def power_traces(traces: Sequence[PowerTrace], label: str) -> Figure:
     """Draw the traces of one block.
 

@@ -1,4 +1,4 @@
-"""A matplotlib figure as SVG inside an HTML page: scalable, themeable, deterministic, with a name for screen readers."""
+"""A matplotlib figure as SVG inside an HTML page: scalable, themeable, deterministic, named for screen readers."""
 
 from __future__ import annotations
 

@@ -134,9 +134,7 @@ def settings_yaml(data: ReportData) -> str:
 
 
 def _factor_words(condition: Mapping[str, Any]) -> list[str]:
-    return [
-        f"{name} {format_count(int(level)) if name == 'tokens' else level}" for name, level in condition.items()
-    ]
+    return [f"{name} {format_count(int(level)) if name == 'tokens' else level}" for name, level in condition.items()]
 
 
 def _verdict(verdict: str, reasons: Any) -> Cell:

@@ -137,15 +137,15 @@ def cell_intervals(tree: Tree) -> CellIntervals:
     within, alpha = tuple(_within(tree)), alpha_of(tree)
     lines = cell_lines(tree)
     means = {name: mean for name, line in lines.items() if (mean := as_number(line.get("mean"))) is not None}
-    confidence = f"{100 * (1 - alpha):.10g} %"
+    confidence = f"{100 * (1 - alpha):.10g}\u00a0%"
     morey = _halves(tree, list(lines), f"morey_{interval_name(alpha)}_halfwidth")
     if means and morey:
         cells = {name: _around(mean, morey.get(name)) for name, mean in means.items()}
-        return CellIntervals(within, cells, f" with {confidence} within-subject intervals (Morey 2008)")
+        return CellIntervals(within, cells, f" with its {confidence} within-subject interval (Morey 2008)")
     ends = {name: interval_of(line, alpha) for name, line in lines.items()}
     cells = {name: Centre(mean, *ends[name]) for name, mean in means.items()}
     some = any(low is not None for low, _ in ends.values())
-    return CellIntervals(within, cells, f" with {confidence} confidence intervals (t, between trials)" if some else "")
+    return CellIntervals(within, cells, f" with its {confidence} t interval (between repetitions)" if some else "")
 
 
 def _halves(tree: Tree, names: list[str], key: str) -> dict[str, float]:

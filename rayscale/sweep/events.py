@@ -63,6 +63,10 @@ class SweepCallback(tune.Callback):
         """Tell these listeners, in this order."""
         self._listeners = listeners
 
+    def __reduce__(self) -> tuple[type[SweepCallback], tuple[list[Listener]]]:
+        """Leave the listeners out when Tune pickles its own state, which is never restored."""
+        return SweepCallback, ([],)
+
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tell that an attempt starts."""
         self._tell(lambda listener: listener.started(trial.config["trial_key"], trial.config["device"]))
@@ -73,7 +77,8 @@ class SweepCallback(tune.Callback):
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tell that the slot itself died."""
-        detail = "the slot's process died"
+        error = trial.get_error()
+        detail = str(error).strip().splitlines()[-1] if error and str(error).strip() else "its process ended"
         result = {"outcome": "failed", "reason": "slot_died", "detail": detail}
         self._tell(lambda listener: listener.ended(_attempt_end(trial.config, result)))
 

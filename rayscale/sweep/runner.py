@@ -118,6 +118,8 @@ def _fit(plan: Plan, ledger: Ledger, todo: list[Trial], slots: list[SlotDevice],
     blocks = Plan(plan.spec, tuple(todo)).blocks()
     searcher = BlockSearcher(blocks, slots, plan.spec.resources.max_attempts)
     scratch = tempfile.mkdtemp(prefix="rayscale-tune-")
+    # Tune logs a traceback for a dead slot; the listeners tell it in one line.
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         tuner = tune.Tuner(
             tune.with_resources(
@@ -132,6 +134,7 @@ def _fit(plan: Plan, ledger: Ledger, todo: list[Trial], slots: list[SlotDevice],
             run_config=tune.RunConfig(
                 name=plan.spec.name,
                 storage_path=scratch,  # Tune's own snapshot is of no use to us
+                checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
                 callbacks=[SweepCallback(listeners)],
                 verbose=0,
             ),

@@ -55,6 +55,9 @@ class Slot(tune.Trainable):
             The result for the searcher and the live view; the record itself is in the ledger.
         """
         trial = self._trial(self.config["trial_key"])
+        record = self._host.ledger.record(trial.trial_key)
+        if record is not None:  # a slot may die after it wrote the record and before Tune heard of it
+            return {"done": True, **summarize(AttemptResult(trial.trial_key, record.attempt, record, None))}
         result = run_attempt(self._host, trial, self._data(trial), last_try=self.config["last_try"])
         return {"done": True, **summarize(result)}
 

@@ -26,7 +26,11 @@ MIRROR_VERSION = 1
 
 KIND_TAG = "rayscale.kind"
 DIGEST_TAG = "rayscale.mirrored"
-KEY_TAGS: Mapping[Kind, str] = {"sweep": "rayscale.sweep", "trial": "rayscale.trial_key", "summary": "rayscale.level"}
+KEY_TAGS: Mapping[Kind, str] = {
+    "sweep": "rayscale.sweep",
+    "trial": "rayscale.trial_key",
+    "summary": "rayscale.condition",
+}
 """The tag by which a run of each kind is found again."""
 
 
@@ -116,6 +120,21 @@ def condition_name(condition: Condition) -> str:
     parts = [f"tok={format_count(float(condition['tokens']))}"]
     parts += [f"{name.rsplit('.', 1)[-1]}={level}" for name, level in condition.items() if name != "tokens"]
     return "/".join(parts)
+
+
+def energy_note(method: str, estimated: bool) -> str:
+    """Say where an energy comes from; Markdown.
+
+    Args:
+        method: Method of the record.
+        estimated: Whether it is a model, not a measurement.
+
+    Returns:
+        One sentence.
+    """
+    if not estimated:
+        return f"Energy: {method}."
+    return f"Energy is *estimated*, not measured: {method.removeprefix('estimated: ')}."
 
 
 def epoch_ms(iso: str) -> int:

@@ -135,14 +135,17 @@ class Mirror:
             store.attach(self._parent_id(store, plan), files)
 
     def close(self, status: RunStatus) -> None:
-        """End the parent run.
+        """End the parent run; a trial that was interrupted is SCHEDULED again.
 
         Args:
             status: `FINISHED`, `FAILED` or `KILLED` (interrupted).
         """
         plan = self._known_plan()
         with self._store() as store:
-            self._put_parent(store, plan, self._states(plan, active=False), status, with_files=True)
+            states = self._states(plan, active=False)
+            for trial in plan.trials:
+                self._put_trial(store, plan, trial, states[trial.trial_key])
+            self._put_parent(store, plan, states, status, with_files=True)
 
     def sync(self) -> SyncReport:
         """Bring everything up to date from the ledger alone; run twice, the second adds nothing.

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Mapping
 
 from rayscale.design import Plan
 from rayscale.ledger import Ledger
-from rayscale.tracking.content import RunContent, RunStatus, StoredFile, digest_of, end_ms, epoch_ms
+from rayscale.tracking.content import RunContent, RunStatus, StoredFile, digest_of, end_ms, energy_note, epoch_ms
 from rayscale.tracking.trial_content import TrialState
 
 SWEEP_FILES = ("plan.json", "analysis.json", "report.html")
@@ -51,17 +50,7 @@ def parent_content(
         The content.
     """
     records = [state.record for state in states.values() if state.record is not None]
-    verdicts = Counter(record.quality.verdict for record in records)
-    tags = {
-        "rayscale.planned": str(len(plan.trials)),
-        "rayscale.completed": str(len(records)),
-        "rayscale.failed": str(sum(state.status == "FAILED" for state in states.values())),
-        "rayscale.suspect": str(verdicts["suspect"]),
-        "rayscale.invalid": str(verdicts["invalid"]),
-        "rayscale.factors": json.dumps(plan.spec.design.factors),
-        "rayscale.repetitions": str(plan.spec.design.repetitions),
-        "mlflow.note.content": _note(plan, states),
-    }
+    tags = {"rayscale.progress": _progress(states), "mlflow.note.content": _note(plan, states)}
     stored = [(name, ledger.storage.read(name)) for name in SWEEP_FILES] if with_files else []
     files = tuple(StoredFile(name, content) for name, content in stored if content)
     over = status not in ("RUNNING", "SCHEDULED")
@@ -80,15 +69,22 @@ def parent_content(
     )
 
 
+def _progress(states: Mapping[str, TrialState]) -> str:
+    """Count in one tag: every tag is one more column of MLflow's runs table."""
+    verdicts = Counter(state.record.quality.verdict for state in states.values() if state.record is not None)
+    failed = sum(state.status == "FAILED" for state in states.values())
+    told = [f"{verdicts.total()} of {len(states)} completed", f"{failed} failed"]
+    return ", ".join(told + [f"{verdicts[verdict]} {verdict}" for verdict in ("suspect", "invalid")])
+
+
 def _note(plan: Plan, states: Mapping[str, TrialState]) -> str:
     """Describe the sweep for the run's page; Markdown."""
     factors = "; ".join(f"{name}: {', '.join(map(str, levels))}" for name, levels in plan.spec.design.factors.items())
-    methods = sorted({state.record.energy.method for state in states.values() if state.record is not None})
-    estimated = any(state.record.energy.estimated for state in states.values() if state.record is not None)
+    energies = [state.record.energy for state in states.values() if state.record is not None]
+    methods = sorted({energy_note(energy.method, energy.estimated) for energy in energies})
     lines = [
         f"**{plan.spec.name}**: {factors} x {plan.spec.design.repetitions} repetitions.",
-        *(f"Energy: {method}." for method in methods),
-        *(["Energy is *estimated*, not measured."] if estimated else []),
+        *methods,
         "One child run per trial; `.../mean` runs hold mean, sd and interval per level.",
         "Statistics and figures: `report.html` among the artifacts. The ledger on disk is the truth, this its mirror.",
     ]

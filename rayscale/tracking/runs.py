@@ -39,7 +39,7 @@ class KnownRun:
     start_ms: int | None
     end_ms: int | None
     params: set[str] = field(default_factory=set)
-    revision: int = 0
+    revision: int = -1
 
 
 class RunStore:
@@ -93,7 +93,7 @@ class RunStore:
                     run.info.start_time,
                     run.info.end_time,
                     set(run.data.params),
-                    int(run.data.tags.get(REVISION_TAG, "0")),
+                    int(run.data.tags.get(REVISION_TAG, "-1")),
                 )
                 self._runs.setdefault((kind, key), known)
 

@@ -1,7 +1,7 @@
 """From the analysis to one summary run per level: MLflow's pages show no spread over runs, so a run states it.
 
 The mean has the trials' own metric name, so that it stands in their column; beside it `<dv>_sd` and `<dv>_ci` (the
-half-width of the mean's interval). The interval itself is a tag, to keep the runs table narrow.
+half-width of the mean's interval); the run's description has them as a table.
 """
 
 from __future__ import annotations
@@ -34,15 +34,11 @@ def _content(
     condition: Condition, described: Mapping[str, Mapping[str, Any]], at_ms: int, estimated: bool
 ) -> RunContent:
     label = condition_label(condition)
-    values: dict[str, float] = {}
-    tags = {"rayscale.condition": label, "rayscale.energy_estimated": str(estimated).lower()}
-    for dv, facts in described.items():
-        for name, value in ((dv, facts.get("mean")), (f"{dv}_sd", facts.get("sd")), (f"{dv}_ci", _half(facts))):
-            if isinstance(value, (int, float)) and math.isfinite(value):
-                values[name] = float(value)
-        tags[f"rayscale.{dv}.n"] = str(facts.get("n"))
-        for name, (low, high) in _intervals(facts):
-            tags[f"rayscale.{dv}.{name}"] = f"[{low!r}, {high!r}]"
+    values = {name: value for dv, facts in described.items() for name, value in _metrics(dv, facts).items()}
+    tags = {
+        "rayscale.energy_estimated": str(estimated).lower(),
+        "mlflow.note.content": _note(described, estimated),
+    }
     return RunContent(
         kind="summary",
         key=label,
@@ -58,30 +54,49 @@ def _content(
 
 
 def _described(tree: Mapping[str, Any], condition: Condition) -> dict[str, Mapping[str, Any]]:
-    """Find each dependent variable's description of one condition."""
+    """Find each dependent variable's description of one condition; a factor with one level is not in its label."""
+    from rayscale.analysis.cells import cell_label
     from rayscale.analysis.levels import level_label
 
     described = {}
     for dv, result in tree.get("results", {}).items():
-        within = result.get("within") or list(condition)
-        label = ",".join(level_label(condition[name]) for name in within if name in condition)
+        within = [name for name in result.get("within", ["tokens"]) if name in condition]
+        label = cell_label(within, [level_label(condition[name]) for name in within])
         facts = result.get("descriptives", {}).get(label)
         if isinstance(facts, Mapping):
             described[dv] = facts
     return described
 
 
-def _intervals(facts: Mapping[str, Any]) -> list[tuple[str, tuple[float, float]]]:
-    """Return the intervals of the mean by name (`ci95`) that have two finite ends."""
-    found = []
+def _metrics(dv: str, facts: Mapping[str, Any]) -> dict[str, float]:
+    interval = _interval(facts)
+    half = (interval[2] - interval[1]) / 2 if interval else None
+    named = {dv: facts.get("mean"), f"{dv}_sd": facts.get("sd"), f"{dv}_ci": half}
+    return {name: float(value) for name, value in named.items() if _is_finite(value)}
+
+
+def _interval(facts: Mapping[str, Any]) -> tuple[str, float, float] | None:
+    """Return name (`ci95`), lower and upper end of the mean's interval; None if an end is unavailable."""
     for name, value in facts.items():
         if name.startswith("ci") and isinstance(value, Mapping):
-            ends = (value.get("lo"), value.get("hi"))
-            if all(isinstance(end, (int, float)) and math.isfinite(end) for end in ends):
-                found.append((name, ends))
-    return found  # type: ignore[return-value]
+            low, high = value.get("lo"), value.get("hi")
+            if _is_finite(low) and _is_finite(high):
+                return name, float(low), float(high)
+    return None
 
 
-def _half(facts: Mapping[str, Any]) -> float | None:
-    intervals = _intervals(facts)
-    return (intervals[0][1][1] - intervals[0][1][0]) / 2 if intervals else None
+def _is_finite(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _note(described: Mapping[str, Mapping[str, Any]], estimated: bool) -> str:
+    """Describe a level for the run's page; Markdown."""
+    lines = ["| measure | n | mean | sd | interval of the mean |", "|---|---:|---:|---:|---:|"]
+    for dv, facts in described.items():
+        interval = _interval(facts)
+        ends = f"[{interval[1]:.6g}, {interval[2]:.6g}] ({interval[0]})" if interval else "n/a"
+        numbers = (f"{facts[name]:.6g}" if _is_finite(facts.get(name)) else "n/a" for name in ("mean", "sd"))
+        lines.append(f"| {dv} | {facts.get('n', 'n/a')} | {' | '.join(numbers)} | {ends} |")
+    if estimated:
+        lines.append("\nEnergy is *estimated*, not measured.")
+    return "\n".join(lines)

@@ -26,6 +26,7 @@ from rayscale.tracking.content import (
     condition_name,
     digest_of,
     end_ms,
+    energy_note,
     epoch_ms,
 )
 from rayscale.tracking.series import power_points, progress_points
@@ -135,7 +136,6 @@ def _plan_tags(trial: Trial) -> dict[str, str]:
     return {
         "rayscale.condition": condition_label(trial.condition),
         "rayscale.repetition": str(trial.repetition),
-        "rayscale.block": str(trial.block),
         "rayscale.run_order": str(trial.run_order),
         "rayscale.seed": str(trial.seed),
     }
@@ -155,19 +155,17 @@ def _attempt_tags(state: TrialState) -> dict[str, str]:
 
 def _record_tags(record: Record) -> dict[str, str]:
     energy = record.energy
-    estimated = f"Energy is *estimated*, not measured: {energy.method}.\n\n" if energy.estimated else ""
     reasons = "".join(f"- {reason.detail}\n" for reason in record.quality.reasons)
     return {
         "rayscale.started_at": record.started_at,
         "rayscale.verdict": record.quality.verdict,
         "rayscale.reasons": ";".join(reason.code for reason in record.quality.reasons),
-        "rayscale.device": record.device.name,
+        "rayscale.device": f"{record.device.name} on {record.device.host}",
         "rayscale.device_uuid": record.device.uuid,
-        "rayscale.host": record.device.host,
         "rayscale.energy_estimated": str(energy.estimated).lower(),
         "rayscale.energy_method": energy.method[:1000],
-        "rayscale.loss_digest": record.training.loss_digest,
-        "mlflow.note.content": f"{estimated}Verdict: {record.quality.verdict}\n{reasons}\n"
+        "mlflow.note.content": f"{energy_note(energy.method, energy.estimated)}\n\n"
+        f"Verdict: {record.quality.verdict}\n{reasons}\n"
         "Steps of `power_w` are milliseconds since the attempt's start; of `loss`, optimiser steps.",
     }
 

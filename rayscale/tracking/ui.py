@@ -5,6 +5,7 @@ By default MLflow starts 15 processes (1.8 GB); one worker without job execution
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -12,7 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Mapping
 from contextlib import suppress
@@ -62,6 +63,7 @@ def serve_ui(
     port: int,
     say: Callable[[str], None],
     *,
+    experiment: str | None = None,
     stop: Callable[[], bool] = lambda: False,
 ) -> None:
     """Serve MLflow's pages until Ctrl-C (or SIGTERM).
@@ -71,6 +73,7 @@ def serve_ui(
         artifacts: Directory of the artifacts.
         port: TCP port on 127.0.0.1.
         say: Takes lines for the user.
+        experiment: Name of the experiment whose page to point at; None points at the list.
         stop: Asked a few times per second; True ends the serving.
 
     Raises:
@@ -91,7 +94,7 @@ def serve_ui(
         try:
             say("starting MLflow ...")
             _await_answer(server, port, output, stop)
-            say(f"MLflow is at http://{HOST}:{port} (Ctrl-C stops it)")
+            say(f"MLflow is at {page_address(port, experiment)} (Ctrl-C stops it)")
             _await_end(server, output, stop)
         except KeyboardInterrupt:
             say("stopping MLflow")
@@ -119,15 +122,39 @@ def check_port(port: int) -> None:
             ) from None
 
 
+def page_address(port: int, experiment: str | None) -> str:
+    """Name the page to open, in MLflow's view for training runs (its first view is for chat applications).
+
+    Args:
+        port: Port of the running server.
+        experiment: Name of the experiment, if one is meant.
+
+    Returns:
+        The address of the experiment's runs; of the list of experiments if it is not known there.
+    """
+    pages, view = f"http://{HOST}:{port}/#/experiments", "workflowType=machine_learning"
+    if experiment is not None:
+        query = urllib.parse.urlencode({"experiment_name": experiment})
+        with suppress(OSError, ValueError, KeyError):
+            answer = json.loads(_get(f"http://{HOST}:{port}/api/2.0/mlflow/experiments/get-by-name?{query}"))
+            return f"{pages}/{answer['experiment']['experiment_id']}/runs?{view}"
+    return f"{pages}?{view}"
+
+
+def _get(address: str) -> bytes:
+    """Read a page of our own server; proxies of the environment do not apply to our loopback."""
+    opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+    with opener.open(address, timeout=5) as answer:
+        return answer.read()
+
+
 def _await_answer(server: subprocess.Popen[bytes], port: int, output: IO[bytes], stop: Callable[[], bool]) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
     while not stop():
         _check_alive(server, output)
-        # Any HTTP proxy of the environment is left out: this is our own loopback.
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
-        with suppress(urllib.error.URLError, OSError), opener.open(f"http://{HOST}:{port}/health", timeout=2) as answer:
-            if answer.status == 200:
-                return
+        with suppress(OSError):  # URLError and HTTPError among them
+            _get(f"http://{HOST}:{port}/health")
+            return
         if time.monotonic() > deadline:
             raise EnvironmentUnusableError(f"MLflow did not answer within {START_TIMEOUT_S:.0f} s: {_tail(output)}")
         time.sleep(0.2)

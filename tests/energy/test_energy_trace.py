@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import resource
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +137,20 @@ def test_full_disk_loses_nothing_once_there_is_room(tmp_path: Path) -> None:
     writer.append(ROWS[2])
     writer.close()
     assert read_trace(tmp_path).t.tolist() == [0.0, 0.1, 0.2]
+
+
+def test_writing_and_reading_a_trace_stays_light(tmp_path: Path) -> None:
+    """The sampler and every forked trial do this; pandas alone would cost them a third of a second."""
+    script = (
+        "import os, sys\nfrom pathlib import Path\nfrom rayscale.energy.estimated import EstimatedReader\n"
+        "from rayscale.energy.sampler import Sampler\nfrom rayscale.energy.trace import read_trace\n"
+        "import rayscale.energy.process, rayscale.energy.quality\n"
+        "s = Sampler(EstimatedReader(os.getpid(), idle_w=5, w_per_cpu=10), Path(sys.argv[1]), 0.01)\n"
+        "s.start(); s.mark(); s.stop()\nassert len(read_trace(Path(sys.argv[1]))) >= 2\n"
+        "print(sorted({'pandas', 'torch', 'ray', 'mlflow', 'pynvml', 'scipy'} & set(sys.modules)))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
 
 
 def test_which_side_of_a_sample_power_describes() -> None:

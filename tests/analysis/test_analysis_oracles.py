@@ -1,0 +1,104 @@
+"""Every dotted name of the oracle files that is built, against R, pingouin and exact arithmetic, within its tolerance."""
+
+from __future__ import annotations
+
+import fnmatch
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from rayscale.analysis.run import AnalysisRequest, analyze_frame
+
+CASES = ("pub01", "pub02", "pub03", "pub04", "pub05", "pub06", "pub07", "pub08")
+
+NOT_YET_BUILT = (
+    "pairwise.*.cohen_dz_ci95.*",
+    "pairwise_pooled_error.*.p_tukey",
+    "normality.shapiro_residuals.*",
+    "effect_size.partial_eta2_ci95.*",
+    "lmm_random_intercept.*",
+)
+"""Names of the depth issue on inference; it makes this list shorter."""
+
+WRITTEN_SCORES = {"pub04": ("trend_actual_scores.*", "trend_log2_scores.*")}
+"""pub04 gives its named levels the scores 1, 2, 3 by hand; a table has no place for them."""
+
+
+def look_up(tree: Any, parts: list[str]) -> Iterator[Any]:
+    """Walk a dotted name; a level label may itself contain dots."""
+    if not parts:
+        yield tree
+    elif isinstance(tree, dict):
+        for size in range(1, len(parts) + 1):
+            key = ".".join(parts[:size])
+            if key in tree:
+                yield from look_up(tree[key], parts[size:])
+
+
+def oracle_frame(document: dict[str, Any]) -> tuple[pd.DataFrame, tuple[str, ...]]:
+    data = document["data"]
+    if "columns" in data:
+        frame = pd.DataFrame(data["columns"])
+        for name, order in document["level_order"].items():
+            frame[name] = pd.Categorical(frame[name], order)
+        return frame, tuple(document["factors"])
+    factor = document["factor"]
+    rows = [
+        {"subject": subject, factor: level, "y": value}
+        for subject, values in zip(data["subjects"], data["values"], strict=True)
+        for level, value in zip(data["levels"], values, strict=True)
+    ]
+    return pd.DataFrame(rows), (factor,)
+
+
+def built(case: str, name: str) -> bool:
+    patterns = (*NOT_YET_BUILT, *WRITTEN_SCORES.get(case, ()))
+    return not any(fnmatch.fnmatch(name, pattern) for pattern in patterns)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_meets_every_built_name(case: str, oracle: Callable[[str], dict[str, Any]]) -> None:
+    document = oracle(case)
+    frame, within = oracle_frame(document)
+    tree = analyze_frame(frame, AnalysisRequest(("y",), within, "subject"))
+    wrong, met, left = [], 0, []
+    for name, expected in document["expected"].items():
+        if not built(case, name):
+            left.append(name)
+            continue
+        value = next(look_up(tree, name.split(".")), None)
+        bound = expected["rtol"] * abs(expected["value"]) + expected["atol"]
+        if value is None or abs(value - expected["value"]) > bound:
+            wrong.append(f"{name}: {value!r}, expected {expected['value']!r}")
+        else:
+            met += 1
+    print(f"{case}: {met} names met, {len(left)} not yet built")
+    assert not wrong
+    assert met > 30
+
+
+def test_the_list_of_unbuilt_names_is_honest(oracle: Callable[[str], dict[str, Any]]) -> None:
+    """A pattern that the tree already answers must leave the list."""
+    for case in CASES:
+        document = oracle(case)
+        frame, within = oracle_frame(document)
+        tree = analyze_frame(frame, AnalysisRequest(("y",), within, "subject"))
+        stale = [
+            name
+            for name in document["expected"]
+            if not built(case, name) and next(look_up(tree, name.split(".")), None) is not None
+        ]
+        assert not stale
+
+
+def test_p_adjustment_table(oracle: Callable[[str], dict[str, Any]]) -> None:
+    from rayscale.analysis.adjust import adjust
+
+    cases = [case for case in next(v for v in oracle("pub09").values() if isinstance(v, list) and v) if "fn" in case]
+    tables = [case for case in cases if case["fn"] == "p_adjust"]
+    assert len(tables) == 6
+    for case in tables:
+        found = adjust(case["args"]["p"], case["args"]["method"].lower())
+        assert found == pytest.approx(case["expect"]["p_adj"], rel=1e-9)
