@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TextIO
 from rayscale.design import Trial
 from rayscale.errors import RayscaleError
 from rayscale.ledger import Failure
-from rayscale.record import Device, Evaluation, Phase, PhaseName, Quality, Reason, Record, Training, worst
+from rayscale.record import Device, Evaluation, Phase, PhaseName, Reason, Record, Training
 
 if TYPE_CHECKING:
     from rayscale.energy.sampler import SamplerStats
+    from rayscale.energy.trace import Trace
     from rayscale.training.data import PreparedData
     from rayscale.training.session import StepLog
 
@@ -133,17 +134,13 @@ def assemble_record(job: TrialJob, outcome: TrialOutcome, stats: SamplerStats | 
     from rayscale.energy.trace import read_trace
 
     energy_spec = job.trial.spec.energy
+    trace: Trace | None = None
     try:
         trace = read_trace(job.directory)
-    except (OSError, ValueError) as error:
+        energy = energy_result(trace, outcome.phases, energy_spec, stats)
+    except (OSError, ValueError, RayscaleError) as error:
         energy = unavailable(outcome.phases, f"no readable power trace: {error}")
-        lost = Reason(code="no_energy", detail=f"no readable power trace: {error}", verdict="invalid")
-        quality = Quality(verdict="invalid", reasons=[lost, *notes])
-    else:
-        energy = energy_result(trace, outcome.phases, energy_spec)
-        judged = judge(trace, outcome.phases, energy, energy_spec, stats)
-        reasons = [*judged.reasons, *notes]
-        quality = Quality(verdict=worst([judged.verdict, *(reason.verdict for reason in notes)]), reasons=reasons)
+    quality = judge(trace, outcome.phases, energy, energy_spec, stats, extra=tuple(notes))
     return Record(
         sweep=job.sweep,
         trial_key=job.trial.trial_key,

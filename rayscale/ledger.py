@@ -162,6 +162,11 @@ class Ledger:
         except (ValueError, KeyError, TypeError) as error:
             raise InputError(f"{self.root / 'plan.json'}: unreadable plan: {str(error).splitlines()[0]}") from None
 
+    def environment(self) -> dict[str, Any]:
+        """Return what the stored plan was made with, empty if there is no plan."""
+        content = self.storage.read("plan.json")
+        return dict(json.loads(content).get("environment", {})) if content else {}
+
     # -- records ------------------------------------------------------------------------------------------------------
 
     def record(self, trial_key: str) -> Record | None:

@@ -5,7 +5,6 @@ contrasts for the factors in the effect and of the mean for the others). With Z 
 SS_effect = n |m C|^2, SS_error = |Z C|^2, df = (p, (n - 1) p). One-way is the case of one factor.
 """
 
-# ruff: noqa: N815  (names of the JSON contract: p_GG, eps_HF)
 from __future__ import annotations
 
 import itertools
@@ -28,6 +27,7 @@ class Effect:
         name: Factors joined by `:`.
         ss: Sum of squares of the effect.
         ss_error: Sum of squares of effect x subjects.
+        rms_error: Square root of the error mean square (it stays in range where the square would not).
         df1: Numerator degrees of freedom.
         df2: Denominator degrees of freedom.
         F: Mean square ratio.
@@ -52,6 +52,7 @@ class Effect:
     name: str
     ss: float
     ss_error: float
+    rms_error: float
     df1: int
     df2: int
     F: float
@@ -70,11 +71,6 @@ class Effect:
     partial_epsilon2: float
     sphericity: Mauchly
     notes: tuple[str, ...]
-
-    @property
-    def ms_error(self) -> float:
-        """Error mean square."""
-        return self.ss_error / self.df2 if self.df2 else math.nan
 
 
 @dataclass(frozen=True)
@@ -188,6 +184,7 @@ def _effect(stratum: _Stratum, parts: Centred, total_error: float) -> Effect:
         name=stratum.name,
         ss=parts.in_units(ss),
         ss_error=parts.in_units(error),
+        rms_error=math.ldexp(math.sqrt(error / df2), parts.exponent),
         df1=df1,
         df2=df2,
         F=F,

@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 AGGREGATES = ("mean", "median")
 
+LARGEST = 1e300
+"""Largest magnitude of a measure; beyond it differences may leave the range of a double."""
+
 
 @dataclass(frozen=True)
 class Cells:
@@ -127,32 +130,28 @@ def lay_out(
     cell = np.ravel_multi_index(tuple(codes for _, codes in coded), shape) if len(frame) else np.zeros(0, dtype=int)
     labels = [cell_label(within, levels) for levels in itertools.product(*(levels for levels, _ in coded))]
     numbers = _numbers(frame[dv], dv)
-    finite = np.isfinite(numbers)
-    infinite = np.nonzero(np.isinf(numbers))[0]
-    if len(infinite) and not lenient:
-        raise InputError(
-            [
-                f"`{dv}` of {subject} {subjects[subject_codes[i]]}, {', '.join(within)} {labels[cell[i]]} is "
-                f"{numbers[i]}: expected a finite number"
-                for i in infinite
-            ]
-        )
+    usable = np.abs(numbers) <= LARGEST  # False for NaN too
+    if not lenient:
+        unusable = np.nonzero(~usable & ~np.isnan(numbers))[0]
+        names = [f"{subject} {subjects[subject_codes[i]]}, {', '.join(within)} {labels[cell[i]]}" for i in unusable]
+        _refuse(dv, numbers[unusable], names)
     count = math.prod(shape)
-    flat = (subject_codes * count + cell)[finite]
-    values, repeated = _fill(flat, numbers[finite], len(subjects) * count, aggregate)
+    flat = (subject_codes * count + cell)[usable]
+    values, repeated = _fill(flat, numbers[usable], len(subjects) * count, aggregate)
     if repeated.size and aggregate is None:
-        first = int(repeated[0])
+        name = (
+            f"{subject} {subjects[int(repeated[0]) // count]}, {', '.join(within)} {labels[int(repeated[0]) % count]}"
+        )
         raise InputError(
-            f"several rows for {subject} {subjects[first // count]}, {', '.join(within)} {labels[first % count]} "
-            f"({repeated.size} such cells); expected one row per cell, or an aggregate such as mean"
+            f"several rows for {name} ({repeated.size} such cells); expected one, or an aggregate like mean"
         )
     return Cells(
         factors=tuple(within),
         levels=tuple(tuple(levels) for levels, _ in coded),
         subjects=tuple(subjects),
         values=values.reshape(len(subjects), count),
-        n_obs=int(finite.sum()),
-        n_duplicate_rows=int(finite.sum() - np.unique(flat).size),
+        n_obs=int(usable.sum()),
+        n_duplicate_rows=int(usable.sum() - np.unique(flat).size),
     )
 
 
@@ -195,6 +194,12 @@ def _numbers(column: Series, dv: str) -> FloatArray:
         row = int(np.argmax(wrong))
         raise InputError(f"column `{dv}`: row {row + 1}: expected a number, got {column.iloc[row]!r}")
     return numbers
+
+
+def _refuse(dv: str, numbers: FloatArray, names: Sequence[str]) -> None:
+    problems = [f"`{dv}` of {name} is {value}" for name, value in zip(names, numbers, strict=True)]
+    if problems:
+        raise InputError([f"{problem}: expected a finite number (up to {LARGEST:g})" for problem in problems])
 
 
 def _fill(flat: np.ndarray, numbers: FloatArray, size: int, aggregate: str | None) -> tuple[FloatArray, np.ndarray]:

@@ -52,21 +52,22 @@ def design_effects(values: FloatArray, alpha: float) -> DesignEffects:
     parts = centre(values)
     n, k = parts.n, parts.k
     noisy = float(np.max(np.abs(parts.residual))) > parts.floor
-    error = parts.in_units(float(np.sum(parts.residual**2))) / ((n - 1) * (k - 1)) if noisy else 0.0
-    subject = parts.ss_subject / (n - 1)
+    # Ratios are taken in the kernel's units, where no square leaves the range of a double.
+    error = float(np.sum(parts.residual**2)) / ((n - 1) * (k - 1)) if noisy else 0.0
+    subject = float(k * np.sum(parts.subject_means**2)) / (n - 1)
     F = subject / error if error > 0 else math.nan
     below = subject + (k - 1) * error
     # A cell's residual plus its effect is the subject-centred value; its sd is that of the residual column.
     columns = np.sqrt(np.sum(parts.residual**2, axis=0) / (n - 1) * k / (k - 1)) if noisy else np.zeros(k)
     factor = t_critical(1 - alpha, n - 1) / math.sqrt(n)
     return DesignEffects(
-        MS_subject=subject,
-        MS_error=error,
+        MS_subject=parts.in_units(subject),
+        MS_error=parts.in_units(error),
         F_subject=F,
         p_subject=f_tail(F, n - 1, (n - 1) * (k - 1)),
         icc_consistency=(subject - error) / below if below > 0 else math.nan,
-        var_subject_mom=(subject - error) / k,
+        var_subject_mom=parts.in_units((subject - error) / k),
         relative_efficiency=((n - 1) * F + n * (k - 1)) / (n * k - 1),
-        loftus_masson=t_critical(1 - alpha, (n - 1) * (k - 1)) * math.sqrt(error / n),
+        loftus_masson=math.ldexp(t_critical(1 - alpha, (n - 1) * (k - 1)) * math.sqrt(error / n), parts.exponent),
         morey=tuple(math.ldexp(float(sd) * factor, parts.exponent) for sd in columns),
     )

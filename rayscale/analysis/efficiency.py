@@ -157,83 +157,81 @@ def cost(
     return math.fsum(known) if known and len(known) == len(parts) else None
 
 
-def _metrics() -> tuple[Metric, ...]:
-    return (
-        Metric(
-            "inverse_perplexity",
-            "1",
-            "1 / perplexity; perplexity = exp(mean held-out cross-entropy in nats per token)",
-            inverse_perplexity,
-            ("perplexity",),
-        ),
-        Metric(
-            "joules_per_token",
-            "J/token",
-            "energy of the training phase / trained tokens",
-            joules_per_token,
-            ("energy_j", "trained_tokens"),
-            0.0,
-        ),
-        Metric(
-            "tokens_per_joule",
-            "token/J",
-            "trained tokens / energy of the training phase",
-            tokens_per_joule,
-            ("energy_j", "trained_tokens"),
-            0.0,
-        ),
-        Metric(
-            "pee",
-            "TFLOP/s/(M·W·min)",
-            "inverse perplexity · benchmarked TFLOP/s / (million parameters · RMS watts · minutes), K = 1",
-            pee,
-            ("perplexity", "tflops_bench", "params", "power_rms_w", "duration_s"),
-            -1.0,
-        ),
-        Metric(
-            "pee_energy",
-            "TFLOP/s/(M·Wh)",
-            "inverse perplexity · benchmarked TFLOP/s / (million parameters · watt-hours)",
-            pee_energy,
-            ("perplexity", "tflops_bench", "params", "energy_j"),
-            -1.0,
-        ),
-        Metric(
-            "nats_per_kj",
-            "nat/kJ",
-            "(held-out loss before training - after) / energy in kJ",
-            nats_per_kj,
-            ("eval_loss_before", "eval_loss", "energy_j"),
-            -1.0,
-        ),
-        Metric(
-            "energy_delay_product",
-            "J·s",
-            "energy · duration of the training phase",
-            energy_delay_product,
-            ("energy_j", "duration_s"),
-            2.0,
-        ),
-        Metric(
-            "co2e_g",
-            "g CO2e",
-            "energy in kWh · PUE · grid carbon intensity",
-            co2e_g,
-            ("energy_j", "pue", "grid_g_per_kwh"),
-            1.0,
-        ),
-        Metric(
-            "cost",
-            "currency",
-            "energy in kWh · PUE · price per kWh + hours · price per device hour (priced parts only)",
-            cost,
-            ("energy_j", "duration_s", "pue", "price_per_kwh", "price_per_gpu_hour"),
-            1.0,
-        ),
-    )
+_ALL = (
+    Metric(
+        "inverse_perplexity",
+        "1",
+        "1 / perplexity; perplexity = exp(mean held-out cross-entropy in nats per token)",
+        inverse_perplexity,
+        ("perplexity",),
+    ),
+    Metric(
+        "joules_per_token",
+        "J/token",
+        "energy of the training phase / trained tokens",
+        joules_per_token,
+        ("energy_j", "trained_tokens"),
+        0.0,
+    ),
+    Metric(
+        "tokens_per_joule",
+        "token/J",
+        "trained tokens / energy of the training phase",
+        tokens_per_joule,
+        ("energy_j", "trained_tokens"),
+        0.0,
+    ),
+    Metric(
+        "pee",
+        "TFLOP/s/(M·W·min)",
+        "inverse perplexity · benchmarked TFLOP/s / (million parameters · RMS watts · minutes), K = 1",
+        pee,
+        ("perplexity", "tflops_bench", "params", "power_rms_w", "duration_s"),
+        -1.0,
+    ),
+    Metric(
+        "pee_energy",
+        "TFLOP/s/(M·Wh)",
+        "inverse perplexity · benchmarked TFLOP/s / (million parameters · watt-hours)",
+        pee_energy,
+        ("perplexity", "tflops_bench", "params", "energy_j"),
+        -1.0,
+    ),
+    Metric(
+        "nats_per_kj",
+        "nat/kJ",
+        "(held-out loss before training - after) / energy in kJ",
+        nats_per_kj,
+        ("eval_loss_before", "eval_loss", "energy_j"),
+        -1.0,
+    ),
+    Metric(
+        "energy_delay_product",
+        "J·s",
+        "energy · duration of the training phase",
+        energy_delay_product,
+        ("energy_j", "duration_s"),
+        2.0,
+    ),
+    Metric(
+        "co2e_g",
+        "g CO2e",
+        "energy in kWh · PUE · grid carbon intensity",
+        co2e_g,
+        ("energy_j", "pue", "grid_g_per_kwh"),
+        1.0,
+    ),
+    Metric(
+        "cost",
+        "currency",
+        "energy in kWh · PUE · price per kWh + hours · price per device hour (priced parts only)",
+        cost,
+        ("energy_j", "duration_s", "pue", "price_per_kwh", "price_per_gpu_hour"),
+        1.0,
+    ),
+)
 
-
-METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _metrics()})
+METRICS: Mapping[str, Metric] = MappingProxyType({metric.name: metric for metric in _ALL})
 """All built-in metrics by name."""
 
 _MECHANICAL_COLUMNS: Mapping[str, float] = MappingProxyType(

@@ -19,6 +19,8 @@ RowFunction = Callable[[Mapping[str, Any]], float | None]
 _Node = Callable[[Mapping[str, Any]], float]
 
 _MAX_LENGTH = 2000
+_MAX_DEPTH = 100
+"""Nesting beyond it is refused, so that neither building nor evaluating can exhaust the stack."""
 _ALLOWED = "numbers, columns, + - * / **, parentheses, log, log2, log10, exp, sqrt, abs, min, max"
 
 
@@ -74,9 +76,22 @@ def _parse(text: str) -> ast.expr:
     if len(text) > _MAX_LENGTH:
         raise InputError(f"expression of {len(text)} characters: expected at most {_MAX_LENGTH}")
     try:
-        return ast.parse(text.strip(), mode="eval").body
+        tree = ast.parse(text.strip(), mode="eval").body
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         raise InputError(f"expression `{text}`: expected arithmetic ({_ALLOWED})") from None
+    if _too_deep(tree):
+        raise InputError(f"expression `{text[:60]}...`: nested more than {_MAX_DEPTH} deep")
+    return tree
+
+
+def _too_deep(tree: ast.expr) -> bool:
+    """Walk level by level, without recursion."""
+    level: list[ast.AST] = [tree]
+    for _ in range(_MAX_DEPTH):
+        level = [child for node in level for child in ast.iter_child_nodes(node)]
+        if not level:
+            return False
+    return True
 
 
 def _dotted(node: ast.expr) -> str | None:

@@ -156,8 +156,8 @@ def _named_pairs(tree: Tree) -> list[tuple[str, Tree]]:
 
 def _pooled(pairs: Sequence[Pair], labels: Sequence[str], factor: SingleFactor) -> Tree:
     # A mean over b other cells has 1/b of the variance that the effect's error mean square counts.
-    n, ms_error = len(factor.values), factor.effect.ms_error / factor.others
-    tested = [pooled_t(pair, ms_error, n, factor.effect.df2) for pair in pairs]
+    n, rms_error = len(factor.values), factor.effect.rms_error / math.sqrt(factor.others)
+    tested = [pooled_t(pair, rms_error, n, factor.effect.df2) for pair in pairs]
     raw = [p for _, p in tested]
     bonferroni, holm = adjust(raw, "bonferroni"), adjust(raw, "holm")
     return {
@@ -179,7 +179,6 @@ def _trends(factor: SingleFactor) -> Tree:
         spacings["trend_actual_scores"] = values
         if min(values) > 0:
             spacings["trend_log2_scores"] = [math.log2(value) for value in values]
-    effect = factor.effect
     return {
         name: {
             f"deg{trend.degree}": {
@@ -189,7 +188,7 @@ def _trends(factor: SingleFactor) -> Tree:
                 "F_pooled": number(trend.F_pooled),
                 "p_pooled": p_number(trend.p_pooled),
             }
-            for trend in polynomial_trend(factor.values, scores, effect.ms_error / factor.others, effect.df2)
+            for trend in polynomial_trend(factor.values, scores)
         }
         for name, scores in spacings.items()
     }

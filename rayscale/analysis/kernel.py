@@ -54,7 +54,7 @@ class Centred:
         try:
             return math.ldexp(sum_of_squares, 2 * self.exponent)
         except OverflowError:
-            return math.inf
+            return math.copysign(math.inf, sum_of_squares)
 
     @property
     def ss_subject(self) -> float:

@@ -122,19 +122,19 @@ def _compare(values: FloatArray, pair: tuple[int, int], alpha: float, family: in
     )
 
 
-def pooled_t(pair: Pair, ms_error: float, n: int, df: int) -> tuple[float, float]:
+def pooled_t(pair: Pair, rms_error: float, n: int, df: int) -> tuple[float, float]:
     """Compare a pair with the ANOVA's error instead of its own.
 
     Args:
         pair: The pair.
-        ms_error: Error mean square.
+        rms_error: Square root of the error mean square.
         n: Number of subjects.
         df: Degrees of freedom of the error.
 
     Returns:
         t and its two-sided p; NaN without error variance.
     """
-    if not ms_error > 0:
+    if not rms_error > 0:
         return math.nan, math.nan
-    t = pair.mean_diff / math.sqrt(2 * ms_error / n)
+    t = pair.mean_diff / rms_error * math.sqrt(n / 2)
     return t, f_tail(t * t, 1, df)

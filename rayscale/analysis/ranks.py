@@ -1,6 +1,5 @@
 """Tests on ranks, with ties: Friedman, Kendall's W, Iman-Davenport, Page's trend, Wilcoxon's signed ranks."""
 
-# ruff: noqa: N815  (names of the JSON contract: kendall_W)
 from __future__ import annotations
 
 import math

@@ -76,7 +76,7 @@ def _range(tree: Tree, factor: str, levels: Tree) -> str:
     if len(rows) < 2:
         return ""
     (first, start), (last, end) = rows[0], rows[-1]
-    percent = f" ({100 * (end / start - 1):+.3g} %)" if start > 0 and end > 0 else ""
+    percent = f" ({100 * (end / start - 1):+.3g}%)" if start > 0 and end > 0 else ""
     return f"The mean of {tree['dv']} goes from {show(start)} at {factor} {first} to {show(end)} at {last}{percent}."
 
 

@@ -6,7 +6,6 @@ Huynh-Feldt eps = (n p eps - 2) / (p (n - 1 - p eps)) (Huynh & Feldt 1976, J. Ed
 Mauchly W = det(S) / (tr(S)/p)^p (Mauchly 1940, Ann. Math. Stat. 11, 204-209).
 """
 
-# ruff: noqa: N815  (names of the JSON contract: mauchly_p_R_formula)
 from __future__ import annotations
 
 import math

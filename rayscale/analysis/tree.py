@@ -76,7 +76,7 @@ def _missing_notes(cells: Cells) -> list[str]:
     if not missing:
         return []
     gone = list(dict.fromkeys(subject for subject, _ in missing))
-    named = "; ".join(f"{subject} lacks {label}" for subject, label in missing[:10])
+    named = "; ".join(f"subject {subject} lacks {label}" for subject, label in missing[:10])
     more = f"; and {len(missing) - 10} more" if len(missing) > 10 else ""
     return [
         f"{len(missing)} of {cells.values.size} cells are missing, so {len(gone)} of {len(cells.subjects)} subjects "

@@ -75,14 +75,12 @@ def polynomial_contrasts(scores: Sequence[float]) -> FloatArray:
     return contrasts * np.where(contrasts[int(np.argmax(x))] < 0, -1.0, 1.0)
 
 
-def polynomial_trend(values: FloatArray, scores: Sequence[float], ms_error: float, df_error: int) -> list[Trend]:
+def polynomial_trend(values: FloatArray, scores: Sequence[float]) -> list[Trend]:
     """Split the effect into polynomial degrees.
 
     Args:
         values: Finite values, shape (n, k).
         scores: Position of each level.
-        ms_error: Error mean square of the ANOVA, for the pooled version.
-        df_error: Its degrees of freedom.
 
     Returns:
         Degrees 1 to k - 1.
@@ -91,14 +89,17 @@ def polynomial_trend(values: FloatArray, scores: Sequence[float], ms_error: floa
     contrasts = polynomial_contrasts(scores)
     effect = (parts.means - parts.means.mean()) @ contrasts
     errors = parts.residual @ contrasts
+    n, k = parts.n, parts.k
+    noisy = float(np.max(np.abs(parts.residual))) > parts.floor
+    pooled = float(np.sum(parts.residual**2)) / ((n - 1) * (k - 1)) if noisy else 0.0
     found = []
     for j in range(contrasts.shape[1]):
-        ss = parts.n * float(effect[j]) ** 2
-        own = float(np.sum(errors[:, j] ** 2)) / (parts.n - 1)
+        ss = n * float(effect[j]) ** 2
+        own = float(np.sum(errors[:, j] ** 2)) / (n - 1)
         defined = float(np.max(np.abs(errors[:, j]))) > parts.floor
         F_own = ss / own if defined else math.nan
-        F_pooled = parts.in_units(ss) / ms_error if ms_error > 0 else math.nan
-        p_own, p_pooled = f_tail(F_own, 1, parts.n - 1), f_tail(F_pooled, 1, df_error)
+        F_pooled = ss / pooled if noisy else math.nan
+        p_own, p_pooled = f_tail(F_own, 1, n - 1), f_tail(F_pooled, 1, (n - 1) * (k - 1))
         found.append(Trend(j + 1, parts.in_units(ss), F_own, p_own, F_pooled, p_pooled))
     return found
 

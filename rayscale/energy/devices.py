@@ -186,11 +186,14 @@ def start_nvml(nvml: Any = None) -> Any | None:
 
 
 def _device(nvml: Any, index: int) -> GpuDevice:
-    handle = nvml.nvmlDeviceGetHandleByIndex(index)
-    return GpuDevice(
-        uuid=text(nvml.nvmlDeviceGetUUID(handle)),
-        name=text(nvml.nvmlDeviceGetName(handle)),
-        index=index,
-        memory_bytes=int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
-        driver=text(nvml.nvmlSystemGetDriverVersion()),
-    )
+    try:
+        handle = nvml.nvmlDeviceGetHandleByIndex(index)
+        return GpuDevice(
+            uuid=text(nvml.nvmlDeviceGetUUID(handle)),
+            name=text(nvml.nvmlDeviceGetName(handle)),
+            index=index,
+            memory_bytes=int(nvml.nvmlDeviceGetMemoryInfo(handle).total),
+            driver=text(nvml.nvmlSystemGetDriverVersion()),
+        )
+    except nvml.NVMLError as error:
+        raise EnvironmentUnusableError(f"GPU {index} does not answer NVML: {error}; see nvidia-smi") from None

@@ -31,6 +31,19 @@ class DifferenceQuotient:
         return (energy_j - previous[1]) / (t - previous[0])
 
 
+def blind_spot(device_uuid: str | None) -> str:
+    """Name what a CPU source leaves out when the trial runs on a GPU.
+
+    Args:
+        device_uuid: The device that trains.
+
+    Returns:
+        Words to append to the method; empty for a CPU.
+    """
+    on_gpu = device_uuid is not None and device_uuid.startswith("GPU-")
+    return f"; CPU side only, {device_uuid} is not measured" if on_gpu else ""
+
+
 def cpu_name(cpuinfo: Path = Path("/proc/cpuinfo")) -> str | None:
     """Read the CPU's model name.
 

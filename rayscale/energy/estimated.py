@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rayscale.energy.differences import DifferenceQuotient, cpu_name
+from rayscale.energy.differences import DifferenceQuotient, blind_spot, cpu_name
 from rayscale.energy.reader import Reading, Source
 
 _CPUCLOCK_SCHED = 2
@@ -81,6 +81,7 @@ class EstimatedReader:
         self.device_uuid = device_uuid
         self.device_name = cpu_name()
         self.method = f"estimated: {idle_w:g} W + {w_per_cpu:g} W per busy CPU (declared constants, not measured)"
+        self.method += blind_spot(device_uuid)
 
     def read(self) -> Reading:
         """Read the process's CPU time.

@@ -111,7 +111,9 @@ def integrate_windows(trace: Trace, windows: Sequence[tuple[float, float]]) -> l
     """
     power = power_steps(trace)
     instant = forward_steps(trace.t, trace.instant_w, max_hold(trace))
-    signals = _Signals(power, instant, counter_of(trace.t, trace.energy_j, power))
+    # instantaneous power does not trail as the 1-s average does; counter-only sources have no shape of their own
+    shape = (instant or power) if trace.meta.hold == "forward" else None
+    signals = _Signals(power, instant, counter_of(trace.t, trace.energy_j, power, shape))
     return [_window(trace, signals, *window) for window in windows]
 
 
@@ -157,7 +159,7 @@ def _by_counter(trace: Trace, counter: Counter | None, start: float, end: float)
         return None, None
     steps = counter.steps
     stale = trace.meta.counter_resolution_s * max(steps.at(start), steps.at(end))
-    return steps.energy(start, end), steps.edge_bound(start, end) + stale
+    return steps.energy(start, end), counter.coarse.edge_bound(start, end) + stale
 
 
 def choose_estimate(trace: Trace, windows: Sequence[WindowEnergy]) -> Estimate:
@@ -170,11 +172,11 @@ def choose_estimate(trace: Trace, windows: Sequence[WindowEnergy]) -> Estimate:
     Returns:
         `counter` or `integral`.
     """
-    counter, integral = total([w.counter_j for w in windows]), total([w.integral_j for w in windows])
-    if counter is None:
-        return "integral"
-    if trace.source != "nvml" or integral is None:
+    if trace.source != "nvml":
         return "counter"
+    counter, integral = total([w.counter_j for w in windows]), total([w.integral_j for w in windows])
+    if counter is None or integral is None:
+        return "integral" if counter is None else "counter"
     faulty = any(w.resets or w.standstill_s >= standstill_limit(trace) for w in windows)
     near = abs(counter - integral) <= CONSISTENT * integral
     return "counter" if near and not faulty else "integral"

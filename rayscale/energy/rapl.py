@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from rayscale.energy.differences import DifferenceQuotient, cpu_name
+from rayscale.energy.differences import DifferenceQuotient, blind_spot, cpu_name
 from rayscale.energy.reader import Reading, Source
 from rayscale.errors import EnvironmentUnusableError
 
@@ -101,6 +101,7 @@ class RaplReader:
         self._total_uj = sum(self._last)
         self._quotient = DifferenceQuotient()
         self.method = f"RAPL package energy, {len(zones)} package(s), whole machine (other processes included)"
+        self.method += blind_spot(device_uuid)
 
     def read(self) -> Reading:
         """Read the counters and undo wraps.

@@ -14,7 +14,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -25,6 +25,8 @@ from rayscale.errors import EnvironmentUnusableError, RayscaleError
 
 FLUSH_S = 0.8
 """Oldest age of a poll that is not on disk yet; with the next poll still to come it stays below one second."""
+SLOW_VALUES_KEEP_S = 5.0
+"""How long `last` shows a temperature; a sensor that stopped answering is not shown for ever."""
 _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 10.0
 
@@ -134,8 +136,9 @@ class Sampler:
         self._began = self._ended = math.nan
         self._stats: SamplerStats | None = None
         self._writer: TraceWriter
+        self._slow: Reading | None = None
         self.last: Reading | None = None
-        """The newest poll that brought anything."""
+        """The newest poll that brought anything; what is read only once a second is carried over from that poll."""
 
     def start(self) -> None:
         """Start sampling; returns once the first poll was taken.
@@ -203,12 +206,24 @@ class Sampler:
             self._polls += 1
             self._latency.append(reading.latency_s)
             if not reading.empty:
-                self.last = reading
+                self.last = self._completed(reading)
             self._writer.append(reading)
             oldest = self._writer.oldest_pending
             if oldest is not None and self._clock() - oldest + self._period_s > FLUSH_S:
                 self._writer.flush()
         return reading
+
+    def _completed(self, reading: Reading) -> Reading:
+        """Carry the slow values over from the poll that brought them, while they are fresh."""
+        if reading.temperature_c is not None or self._slow is None:
+            self._slow = reading
+            return reading
+        if reading.t - self._slow.t > SLOW_VALUES_KEEP_S:
+            return reading
+        slow = self._slow
+        return replace(
+            reading, temperature_c=slow.temperature_c, sm_clock_mhz=slow.sm_clock_mhz, throttle=slow.throttle
+        )
 
     def _poll(self, edge: bool) -> Reading:
         read = getattr(self._reader, "read_edge", self._reader.read) if edge else self._reader.read

@@ -164,15 +164,17 @@ class Counter:
     """A cumulative energy counter: its mean power between reads, and what was wrong with it. Units: s, J.
 
     Attributes:
-        steps: Mean power between successful reads.
+        steps: Mean power between reads; where power was polled more often, spread over the interval in its shape.
+        coarse: Mean power between reads as such, which is all that the bound relies on.
         first: Time of the first read.
         last: Time of the last read.
         resets: Indices of the intervals in which the counter fell.
-        rises: Growth between successive reads (NaN at a reset).
+        rises: Growth between successive reads (negative at a reset).
         times: Times of the reads.
     """
 
     steps: Steps
+    coarse: Steps
     first: float
     last: float
     resets: NDArray[np.intp]
@@ -194,13 +196,14 @@ class Counter:
         return int(np.sum((self.times[self.resets + 1] > start) & (self.times[self.resets] < end)))
 
 
-def counter_of(t: Array, energy_j: Array, power: Steps | None) -> Counter | None:
+def counter_of(t: Array, energy_j: Array, power: Steps | None, shape: Steps | None = None) -> Counter | None:
     """Turn counter reads into mean power between them.
 
     Args:
         t: Times of the polls, in s.
         energy_j: The counter in J; NaN = not read.
         power: Held power, which fills the interval of a reset.
+        shape: Power polled more often than the counter; None: the counter grows evenly between reads.
 
     Returns:
         The counter; None with fewer than two reads, or with a reset that nothing can fill.
@@ -218,6 +221,23 @@ def counter_of(t: Array, energy_j: Array, power: Steps | None) -> Counter | None
     filled = rises.copy()
     for index in fallen:
         filled[index] = power.energy(times[index], times[index + 1]) if power is not None else np.nan
-    rises[fallen] = np.nan
-    steps = Steps(times[:-1], times[1:], filled / np.diff(times), times[:-1], times[1:], mean_exact=True)
-    return Counter(steps, float(times[0]), float(times[-1]), fallen, rises, times)
+    coarse = _mean_steps(times, filled)
+    steps = _shaped(times, filled, shape) if shape is not None else coarse
+    return Counter(steps, coarse, float(times[0]), float(times[-1]), fallen, rises, times)
+
+
+def _mean_steps(times: Array, energies: Array) -> Steps:
+    return Steps(times[:-1], times[1:], energies / np.diff(times), times[:-1], times[1:], mean_exact=True)
+
+
+def _shaped(times: Array, energies: Array, shape: Steps) -> Steps:
+    """Spread each interval's energy over the power steps in it: phases mostly begin between two counter reads."""
+    inside = shape.starts[(shape.starts > times[0]) & (shape.starts < times[-1])]
+    grid = np.union1d(times, inside)
+    interval = np.searchsorted(times, grid[:-1], side="right") - 1
+    heights = np.clip(np.searchsorted(shape.starts, grid[:-1], side="right") - 1, 0, len(shape) - 1)
+    weights = shape.values[heights] * np.diff(grid)
+    sums = np.bincount(interval, weights, minlength=len(energies))
+    even = np.diff(grid) / np.diff(times)[interval]
+    shares = np.divide(weights, sums[interval], out=even, where=sums[interval] > 0)
+    return _mean_steps(grid, energies[interval] * shares)

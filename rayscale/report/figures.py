@@ -224,12 +224,13 @@ def _order_figure(data: ReportData, measure: Measure, index: int) -> ReportFigur
         else f"Slope of the least-squares line: {plot_measure.signed(drift.per_run)} "
         f"{'%' if drift.relative else measure.unit} per run."
     )
+    shapes = " Shapes stand for the other factors, as in the figures against tokens." if len(rests) > 1 else ""
     return ReportFigure(
         slug=f"figure-order-{index}",
         group="order",
         title=f"{measure.label} against run order",
         caption=f"{measure.heading} of each trial as deviation from the mean of its level, in the order in "
-        f"which trials were started. Without drift the dots scatter about zero. {slope}",
+        f"which trials were started. Without drift the dots scatter about zero. {slope}{shapes}",
         alt=f"Scatter plot of the deviation of {measure.title} from its level's mean against run order, "
         f"{len(points)} trials. {slope}",
         wide=False,

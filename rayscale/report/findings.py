@@ -276,7 +276,7 @@ def pairwise_table(slug: str, measure: Measure, tree: Tree, correction: str) -> 
     key, words = adjusted_key(correction)
     scale, scaled = common_scale(differences)
     columns = [
-        text_column("pair", [pair_words(name) for name in lines]),
+        text_column("pair", [pair_words(*name) for name in lines]),
         *scaled,
         ("t", [number_cell(number(line.get("t")), line.get("t")) for line in values]),
         ("df", [number_cell(whole(line.get("df")), line.get("df")) for line in values]),
@@ -305,16 +305,10 @@ def adjusted_key(correction: str) -> tuple[str, str]:
     return ADJUSTMENTS[correction], words.get(correction, correction.capitalize())
 
 
-def pair_words(name: str) -> str:
-    """Write a pair for people: `12 500 vs 25 000`."""
-    prefix, _, pair = name.rpartition(".") if name.count("|") == 1 and not _is_pair(name) else ("", "", name)
+def pair_words(factor: str, pair: str) -> str:
+    """Write a pair for people: `12 500 vs 25 000`, or `tokens: 12 500 vs 25 000`."""
     words = " vs ".join(level_words(level) for level in pair.split("|"))
-    return f"{prefix}: {words}" if prefix else words
-
-
-def _is_pair(name: str) -> bool:
-    """Tell a bare pair of numbers such as `0.5|1` from `factor.a|b`."""
-    return all(as_number(level) is not None for level in name.split("|"))
+    return f"{factor}: {words}" if factor else words
 
 
 def _confidence(alpha: float) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -116,7 +115,7 @@ def gather(ledger: Ledger, analysis: Mapping[str, Any]) -> ReportData:
         analysis=analysis,
         status=ledger.status(plan),
         failed=_failed(ledger, plan, {record.trial_key for record in records}),
-        environment=_environment(ledger),
+        environment=ledger.environment(),
     )
 
 
@@ -128,9 +127,3 @@ def _failed(ledger: Ledger, plan: Plan, completed: set[str]) -> tuple[FailedTria
         if failure is not None:
             found.append(FailedTrial(trial, attempts[-1], failure))
     return tuple(found)
-
-
-def _environment(ledger: Ledger) -> Mapping[str, Any]:
-    content = ledger.storage.read("plan.json")
-    environment = json.loads(content).get("environment") if content else None
-    return environment if isinstance(environment, dict) else {}

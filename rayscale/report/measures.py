@@ -15,7 +15,7 @@ _NAMES = {
     "joules_per_token": "energy per token",
     "tokens_per_joule": "tokens per joule",
     "inverse_perplexity": "inverse perplexity",
-    "nats_per_kj": "loss reduction per energy",
+    "nats_per_kj": "loss drop per energy",
     "energy_delay_product": "energy-delay product",
     "co2e_g": "carbon footprint",
     "eval_loss": "held-out loss",

@@ -141,7 +141,13 @@ def against_tokens(
     for rest in places.rests:
         for repetition in places.repetitions:
             path = sorted((p for p in points if p.rest == rest and p.repetition == repetition), key=lambda p: p.tokens)
-            axes.plot([places.dot(p) for p in path], [p.value for p in path], color=MUTED, linewidth=0.6, alpha=0.35)
+            axes.plot(
+                [places.dot(p) for p in path],
+                [p.value for p in path],
+                color=MUTED,
+                linewidth=0.6,
+                alpha=0.35 if len(places.repetitions) <= 20 else 0.15,
+            )
     _dots(axes, points, [(places.dot(point), point.value) for point in points], colours, places.rests)
     _means(axes, centres, places)
     values = [point.value for point in points]

@@ -108,7 +108,7 @@ def power_traces(traces: Sequence[PowerTrace], label: str) -> Figure:
     Returns:
         One strip per trial on common axes.
     """
-    figure = new_figure(WIDE, 0.9 + 1.35 * len(traces))
+    figure = new_figure(WIDE, 0.9 + max(0.8, min(1.35, 10 / len(traces))) * len(traces))
     strips = figure.subplots(len(traces), 1, sharex=True, sharey=True, squeeze=False)[:, 0]
     longest = max(max(phase.end for phase in _shifted(trace.record)) for trace in traces)
     top = max(float(np.nanmax(trace.power_w)) for trace in traces)

@@ -140,6 +140,21 @@ def tokens_axis(axes: Axes, levels: Sequence[int], positions: Sequence[float], g
     axes.set_xlabel("training tokens (log₂ scale)")
 
 
+def shorten(title: str) -> str:
+    """Cut a title to what fits above a panel; a closing ` (estimated)` always stays.
+
+    Args:
+        title: The title.
+
+    Returns:
+        At most `MAX_TITLE` characters.
+    """
+    mark = " (estimated)" if title.endswith(" (estimated)") else ""
+    room = MAX_TITLE - len(mark)
+    words = title.removesuffix(mark)
+    return (words if len(words) <= room else f"{words[: room - 1]}…") + mark
+
+
 def head(axes: Axes, title: str, subtitle: str) -> None:
     """Name what the y axis shows above it, where it is read without turning the head.
 
@@ -148,8 +163,7 @@ def head(axes: Axes, title: str, subtitle: str) -> None:
         title: The measure; cut when it is too long for a panel.
         subtitle: Its unit, or what is done with it.
     """
-    short = title if len(title) <= MAX_TITLE else f"{title[: MAX_TITLE - 1]}…"
-    axes.set_title(short, pad=17 if subtitle else 6)
+    axes.set_title(shorten(title), pad=17 if subtitle else 6)
     axes.annotate(subtitle, (0, 1), (0, 5), xycoords="axes fraction", textcoords="offset points", color=MUTED, size=8.5)
 
 

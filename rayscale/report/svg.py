@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 _VARIABLES = {INK: "ink", MUTED: "muted", RULE: "rule", PAPER: "paper"} | {
     colour: f"c{index}" for index, colour in enumerate(LEVELS)
 }
-_FONT = re.compile(r"(font: (?:[a-z]+ |\d{3} )*[\d.]+px )[^;\"]+")
+_FONT = re.compile(r"(font-family: |font: (?:[a-z]+ |\d{3} )*[\d.]+px )[^;\"]+")
 _COLOUR = re.compile(r"#[0-9a-f]{6}\b")
 _REFERENCE = re.compile(r"(?:url\(#|xlink:href=\"#)([^)\"]+)")
 _ID = re.compile(r' id="([^"]+)"')

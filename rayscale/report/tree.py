@@ -48,23 +48,23 @@ def effects(tree: Tree) -> dict[str, Tree]:
     return {name: line for name, line in anova.items() if isinstance(line, Mapping) and "F" in line}
 
 
-def pairs(tree: Tree) -> dict[str, Tree]:
+def pairs(tree: Tree) -> dict[tuple[str, str], Tree]:
     """List the pairwise comparisons.
 
     Args:
         tree: Tree of one dependent variable.
 
     Returns:
-        Pair (`500000|1000000`, with several factors `tokens.500000|1000000`) -> its line.
+        (factor, pair such as `500000|1000000`) -> its line; the factor is empty where there is only one.
     """
-    found: dict[str, Tree] = {}
+    found: dict[tuple[str, str], Tree] = {}
     for name, line in branch(tree, "pairwise").items():
         if not isinstance(line, Mapping):
             continue
         if "|" in name:
-            found[name] = line
+            found["", name] = line
         else:
-            found.update({f"{name}.{pair}": inner for pair, inner in line.items() if isinstance(inner, Mapping)})
+            found.update({(name, pair): inner for pair, inner in line.items() if isinstance(inner, Mapping)})
     return found
 
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rayscale.energy.reader import open_reader
+from rayscale.energy.reader import PowerReader, open_reader
 from rayscale.energy.sampler import Sampler, SamplerStats
+from rayscale.energy.trace import finalize
 from rayscale.spec import EnergySpec
 
 SAMPLER_CPUS = 0.1
@@ -22,19 +23,25 @@ class SamplerActor:
     def __init__(self) -> None:
         """Start idle."""
         self._sampler: Sampler | None = None
+        self._reader: PowerReader | None = None
 
     def start(self, spec: EnergySpec, device_uuid: str | None, pid: int, directory: Path) -> int:
         """Begin to sample a trial's device; returns this process's id after the first sample."""
         self.stop()
-        reader = open_reader(spec, device_uuid=device_uuid, pid=pid)
-        self._sampler = Sampler(reader, directory, spec.period)
+        self._reader = open_reader(spec, device_uuid=device_uuid, pid=pid)
+        self._sampler = Sampler(self._reader, directory, spec.period)
         self._sampler.start()
         return os.getpid()
 
     def stop(self) -> SamplerStats | None:
         """End sampling and complete the trace on disk."""
         sampler, self._sampler = self._sampler, None
-        return sampler.stop() if sampler else None
+        reader, self._reader = self._reader, None
+        try:
+            return sampler.stop() if sampler else None
+        finally:
+            if reader:
+                reader.close()
 
     def alive(self) -> bool:
         """Whether the sampling thread runs."""
@@ -53,6 +60,7 @@ class RaySampler:
         """Create the actor in the second bundle of the slot's placement group."""
         self._actor = self._create()
         self._heartbeat: ray.ObjectRef | None = None
+        self._directory: Path | None = None
 
     def _create(self) -> ray.actor.ActorHandle:
         group = ray.util.get_current_placement_group()
@@ -65,6 +73,7 @@ class RaySampler:
     def start(self, spec: EnergySpec, device_uuid: str | None, pid: int, directory: Path) -> None:
         """Begin to sample; returns after the first sample."""
         self._heartbeat = None
+        self._directory = directory
         try:
             ray.get(self._actor.start.remote(spec, device_uuid, pid, directory))
         except ray.exceptions.RayActorError:
@@ -72,11 +81,13 @@ class RaySampler:
             ray.get(self._actor.start.remote(spec, device_uuid, pid, directory))
 
     def stop(self) -> SamplerStats | None:
-        """End sampling and complete the trace; None if the actor is dead."""
+        """End sampling and complete the trace, from here if the actor is dead."""
         try:
             return ray.get(self._actor.stop.remote())
         except ray.exceptions.RayActorError:
-            return None
+            if self._directory is not None:
+                finalize(self._directory)
+            return SamplerStats(died=True)
 
     def alive(self) -> bool:
         """Whether the actor answered the previous question; asks the next one without waiting for it."""

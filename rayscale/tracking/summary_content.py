@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeGuard
 
 from rayscale.design import Condition, Plan, condition_label, grid
 from rayscale.tracking.content import Point, RunContent, condition_name, digest_of
@@ -19,7 +19,8 @@ def summary_contents(plan: Plan, tree: Mapping[str, Any], at_ms: int) -> list[Ru
 
     Args:
         plan: The plan.
-        tree: The analysis of the ledger (design 4.6): `results.<dv>.descriptives.<level>`.
+        tree: The analysis of the ledger (design 4.6): `results.<dv>.descriptives.<level>`, with
+            several factors `results.<dv>.descriptives.cells.<cell>`.
         at_ms: Time of the values: the end of the last trial, so that the same analysis gives the same points.
 
     Returns:
@@ -62,7 +63,8 @@ def _described(tree: Mapping[str, Any], condition: Condition) -> dict[str, Mappi
     for dv, result in tree.get("results", {}).items():
         within = [name for name in result.get("within", ["tokens"]) if name in condition]
         label = cell_label(within, [level_label(condition[name]) for name in within])
-        facts = result.get("descriptives", {}).get(label)
+        levels = result.get("descriptives", {})
+        facts = (levels.get("cells", {}) if len(within) > 1 else levels).get(label)
         if isinstance(facts, Mapping):
             described[dv] = facts
     return described
@@ -85,7 +87,7 @@ def _interval(facts: Mapping[str, Any]) -> tuple[str, float, float] | None:
     return None
 
 
-def _is_finite(value: Any) -> bool:
+def _is_finite(value: object) -> TypeGuard[float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
 
 

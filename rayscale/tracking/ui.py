@@ -12,13 +12,15 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import IO
+from types import FrameType
+from typing import IO, NoReturn
 
 from rayscale.errors import EnvironmentUnusableError, InputError
 from rayscale.tracking.store import is_server, shown
@@ -92,10 +94,11 @@ def serve_ui(
             command, env={**os.environ, **settings}, stdout=output, stderr=output, start_new_session=True
         )
         try:
-            say("starting MLflow ...")
-            _await_answer(server, port, output, stop)
-            say(f"MLflow is at {page_address(port, experiment)} (Ctrl-C stops it)")
-            _await_end(server, output, stop)
+            with _term_as_interrupt():
+                say("starting MLflow ...")
+                _await_answer(server, port, output, stop)
+                say(f"MLflow is at {page_address(port, experiment)} (Ctrl-C stops it)")
+                _await_end(server, output, stop)
         except KeyboardInterrupt:
             say("stopping MLflow")
         finally:
@@ -175,6 +178,23 @@ def _tail(output: IO[bytes]) -> str:
     output.seek(0)
     lines = [line.strip() for line in output.read().decode(errors="replace").splitlines() if line.strip()]
     return shown(lines[-1]) if lines else "it said nothing"
+
+
+@contextmanager
+def _term_as_interrupt() -> Iterator[None]:
+    """Treat SIGTERM as Ctrl-C, so that the server ends with us; only a main thread may set handlers."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def interrupt(number: int, frame: FrameType | None) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _end(server: subprocess.Popen[bytes]) -> None:

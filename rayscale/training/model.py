@@ -82,6 +82,7 @@ def random_config(spec: SweepSpec, vocab_size: int) -> Any:
     Raises:
         InputError: If a field is unknown or wrong, the vocabulary is too small or the context too short.
     """
+    from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
     fields = {"vocab_size": vocab_size, **(spec.model.config or {})}
@@ -92,7 +93,7 @@ def random_config(spec: SweepSpec, vocab_size: int) -> Any:
         config = AutoConfig.for_model(kind, **fields)
     except InputError:
         raise
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, StrictDataclassError) as error:
         raise InputError(f"model.config: {' '.join(str(error).split())}") from None
     length = spec.data.sequence_length
     if "max_position_embeddings" not in fields and _positions(config) < length:

@@ -116,9 +116,8 @@ def _record(trial: Any, energy_j: float | None = -1.0, estimated: bool = False, 
 @pytest.fixture
 def with_verdict() -> Callable[[Record, str], Record]:
     def change(record: Record, verdict: str) -> Record:
-        quality = Quality.model_validate(
-            {"verdict": verdict, "reasons": [Reason(code="coverage", detail="too little")]}
-        )
+        reasons = [Reason(code="coverage", detail="too little")]
+        quality = Quality.model_validate({"verdict": verdict, "reasons": reasons})
         return record.model_copy(update={"quality": quality})
 
     return change

@@ -156,3 +156,28 @@ def test_text_in_the_measure_is_named_by_row(long_table: Table) -> None:
     values: list[list[Any]] = [[1, 2], ["many", 5]]
     with pytest.raises(InputError, match="row 3: expected a number, got 'many'"):
         analyze_frame(long_table(values), ASK)
+
+
+@pytest.mark.parametrize("power", [530, -530])
+def test_scale_changes_no_ratio(power: int, long_table: Table) -> None:
+    """2**530 is 3.5e159: every square overflows, yet F, t, p and effect sizes are the same to the last bit."""
+    values = np.random.default_rng(8).normal([5.0, 6.0, 8.0], 1.0, (9, 3))
+    plain = analyze_frame(long_table(values.tolist()), ASK)
+    scaled = analyze_frame(long_table(np.ldexp(values, power).tolist()), ASK)
+    ratios = [
+        *(("anova", key) for key in plain["anova"] if not key.startswith("SS")),
+        *(("multivariate", key) for key in plain["multivariate"]),
+        *(("design", key) for key in ("F_subject", "p_subject", "icc_consistency", "relative_efficiency_rcbd_vs_crd")),
+    ]
+    for part, key in ratios:
+        assert scaled[part][key] == plain[part][key], key
+    for label, pair in plain["pairwise"].items():
+        for key in ("t", "p_raw", "p_hommel", "cohen_dz", "hedges_gz", "cohen_dav", "wilcoxon_V"):
+            assert scaled["pairwise"][label][key] == pair[key], key
+        pooled = scaled["pairwise_pooled_error"][label]["t"]
+        assert pooled == pytest.approx(plain["pairwise_pooled_error"][label]["t"], rel=1e-14)
+    for degree, row in plain["trend_actual_scores"].items():
+        assert scaled["trend_actual_scores"][degree]["F_own"] == row["F_own"]
+        assert scaled["trend_actual_scores"][degree]["F_pooled"] == row["F_pooled"]
+    half = "loftus_masson_ci95_halfwidth"
+    assert scaled["design"][half] == pytest.approx(plain["design"][half] * 2.0**power, rel=1e-14)

@@ -1,4 +1,4 @@
-"""Every dotted name of the oracle files that is built, against R, pingouin and exact arithmetic, within its tolerance."""
+"""Every built dotted name of the oracle files, against R, pingouin and exact arithmetic, within its tolerance."""
 
 from __future__ import annotations
 

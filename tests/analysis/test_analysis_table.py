@@ -21,9 +21,8 @@ Records = Callable[..., list[Record]]
 
 def test_one_row_per_record_with_all_metrics(make_spec: Specs, make_records: Records) -> None:
     records = make_records(make_spec())
-    frame = ledger_frame(
-        records, {"j_per_nat": "energy_j / eval_loss"}, ReportSpec(grid_g_per_kwh=400, price_per_kwh=0.3)
-    )
+    report = ReportSpec(grid_g_per_kwh=400, price_per_kwh=0.3)
+    frame = ledger_frame(records, {"j_per_nat": "energy_j / eval_loss"}, report)
     assert len(frame) == len(records)
     row, first = frame.iloc[0], flatten(records[0])
     assert row["inverse_perplexity"] == pytest.approx(math.exp(-first["eval_loss"]))
@@ -42,17 +41,8 @@ def test_one_row_per_record_with_all_metrics(make_spec: Specs, make_records: Rec
 
 def test_missing_inputs_are_nan_never_zero(make_spec: Specs, make_records: Records) -> None:
     frame = ledger_frame(make_records(make_spec(), energy_j=None), {"u": "energy_j * 2"})
-    for name in (
-        "pee",
-        "pee_energy",
-        "joules_per_token",
-        "tokens_per_joule",
-        "nats_per_kj",
-        "co2e_g",
-        "cost",
-        "mfu",
-        "u",
-    ):
+    energy = ("pee", "pee_energy", "joules_per_token", "tokens_per_joule", "nats_per_kj", "co2e_g", "cost")
+    for name in (*energy, "mfu", "u"):
         assert frame[name].isna().all(), name
         assert frame[name].dtype == "float64", name
     assert frame["inverse_perplexity"].notna().all()

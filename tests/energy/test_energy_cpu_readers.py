@@ -120,3 +120,8 @@ def test_open_reader_on_a_cpu() -> None:
         assert open_reader(EnergySpec(), device_uuid=None, pid=os.getpid()).source == "estimated"
         with pytest.raises(EnvironmentUnusableError, match="rapl cannot be read"):
             open_reader(EnergySpec(source="rapl"), device_uuid=None, pid=os.getpid())
+
+
+def test_cpu_source_beside_a_gpu_says_what_it_leaves_out() -> None:
+    reader = open_reader(EnergySpec(source="estimated"), device_uuid="GPU-1", pid=os.getpid())
+    assert reader.method.endswith("CPU side only, GPU-1 is not measured")

@@ -5,9 +5,9 @@ import math
 
 import numpy as np
 import pytest
+from energy_traces import reading, sampled, trace_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from traces import reading, sampled, trace_of
 
 from rayscale.energy.integrate import choose_estimate, integrate_window, integrate_windows, phase_energy
 
@@ -194,6 +194,26 @@ def test_counter_that_stands_still_is_not_believed() -> None:
     assert choose_estimate(trace, [window]) == "integral"
     assert phase_energy(trace, [(0.0, 10.0)]).energy_j == pytest.approx(2000.0)
     assert integrate_window(trace, 0.0, 3.0).standstill_s == 0.0
+
+
+def test_short_standstills_apart_do_not_add_up() -> None:
+    """A counter that updates every 0.3 s is healthy, however often it is polled."""
+    rows = [reading(i * 0.1, 200.0, 60.0 * (i // 3)) for i in range(101)]
+    window = integrate_window(trace_of(rows), 0.0, 10.0)
+    assert window.standstill_s == pytest.approx(0.2)
+    assert choose_estimate(trace_of(rows), [window]) == "counter"
+
+
+def test_phase_edge_between_two_counter_reads_follows_the_power() -> None:
+    """The counter grows 700 W only after the step; an even spread over its 1-s interval would misplace 158 J."""
+    rows = [
+        row if index % 10 == 0 else reading(row.t, row.power_w)
+        for index, row in enumerate(sampled(lambda t: 70.0 if t < 9.499 else 700.0, 20.0, counter=True))
+    ]
+    window = integrate_window(trace_of(rows), 9.5, 15.0)
+    assert window.counter_j == pytest.approx(700 * 5.5)
+    assert window.counter_bound_j is not None
+    assert window.counter_bound_j > 150
 
 
 def test_counter_is_primary_when_consistent_and_lags_are_bounded_by_its_resolution() -> None:

@@ -3,8 +3,10 @@ from __future__ import annotations
 import pytest
 from fake_nvml import Clock, FakeGpu, FakeNvml
 
+from rayscale.energy.integrate import phase_energy
 from rayscale.energy.nvml import NvmlReader
 from rayscale.energy.reader import gpu_devices, open_reader
+from rayscale.energy.trace import Trace, TraceMeta
 from rayscale.errors import EnvironmentUnusableError
 from rayscale.spec import EnergySpec
 
@@ -51,6 +53,49 @@ def test_devices_without_a_driver_are_none_and_a_broken_one_is_told() -> None:
     broken = FakeNvml(A, init_error=FakeNvml.NVML_ERROR_LIB_RM_VERSION_MISMATCH)
     with pytest.raises(EnvironmentUnusableError, match="NVML does not start"):
         gpu_devices(nvml=broken, environ={})
+
+
+def test_lost_gpu_is_told_when_listing() -> None:
+    with pytest.raises(EnvironmentUnusableError, match="GPU 1 does not answer"):
+        visible(None, A, FakeGpu("GPU-lost", failing={"lost"}))
+
+
+def test_fake_has_the_names_and_numbers_of_the_real_binding() -> None:
+    pynvml = pytest.importorskip("pynvml")
+    names = [name for name in dir(FakeNvml) if name.startswith(("nvml", "NVML"))]
+    assert len(names) > 25
+    for name in names:
+        real, fake = getattr(pynvml, name), getattr(FakeNvml, name)
+        assert not isinstance(fake, int) or real == fake, name
+    kinds = ["DOUBLE", "UNSIGNED_INT", "UNSIGNED_LONG", "UNSIGNED_LONG_LONG", "SIGNED_LONG_LONG", "SIGNED_INT"]
+    assert [getattr(pynvml, f"NVML_VALUE_TYPE_{kind}") for kind in kinds] == list(range(6))
+
+
+def test_real_binding_on_this_machine() -> None:
+    devices = gpu_devices(environ={})
+    assert all(device.uuid.startswith("GPU-") and device.memory_bytes > 0 for device in devices)
+
+
+def test_sampled_gpu_gives_the_true_energy_by_every_estimate() -> None:
+    """Idle, a load of 40 s with a dip, idle again: truth 70·10 + 500·20 + 300·20 + 70·10."""
+
+    def signal(t: float) -> float:
+        return 70.0 if t < 11 or t >= 51 else 500.0 if t < 31 else 300.0
+
+    clock = Clock(now=1.0)
+    reader = NvmlReader("GPU-x", nvml=FakeNvml(FakeGpu("GPU-x", signal), clock=clock), clock=clock)
+    readings = []
+    for index in range(601):
+        readings.append(reader.read_edge() if index in (0, 600) else reader.read())
+        clock.advance(0.1)
+    trace = Trace.from_readings(readings, TraceMeta.of(reader, 0.1))
+    for start, end, truth in [(1.0, 61.0, 17_400.0), (11.03, 50.97, 500 * 19.97 + 300 * 19.97)]:
+        energy = phase_energy(trace, [(start, end)])
+        assert energy.energy_j == energy.counter_j
+        assert energy.counter_j == pytest.approx(truth, abs=energy.bound_j)
+        assert energy.counter_j == pytest.approx(truth, rel=0.005)
+        assert energy.integral_j == pytest.approx(truth, rel=0.005)
+        assert energy.instant_j == pytest.approx(truth, rel=0.005)
 
 
 def test_device_facts() -> None:

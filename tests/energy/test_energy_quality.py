@@ -2,9 +2,10 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 
 import pytest
-from traces import reading, sampled, trace_of
+from energy_traces import reading, sampled, trace_of
 
 from rayscale.energy.measure import energy_result, unavailable, value_at
 from rayscale.energy.quality import judge
@@ -70,6 +71,8 @@ def test_net_energy_takes_plain_idle_without_context_and_is_never_floored() -> N
     result = energy_result(trace, phases, SPEC)
     assert result.net_baseline == "idle"
     assert result.net_energy_j == pytest.approx(-400.0)
+    assert result.idle_w == pytest.approx(100.0)
+    assert result.idle_sd_w == pytest.approx(math.sqrt(50 * (40 / 51) ** 2 / 50 + (40 * 50 / 51) ** 2 / 50))
     none = energy_result(trace, phases[1:], SPEC)
     assert (none.net_energy_j, none.net_baseline, none.idle_w, none.idle_sd_w) == (None, None, None, None)
 
@@ -84,13 +87,16 @@ def test_disagreement_of_the_estimates(factor: float, expected: str | None) -> N
     assert result.method.startswith("integral of power" if expected == "invalid" else "counter")
 
 
-def test_gaps_make_suspect_then_invalid() -> None:
+def test_gaps_make_suspect_and_invalid_without_a_counter() -> None:
     few = [row for row in rows() if not 20.05 < row.t < 25.0]
     assert codes(verdict(few)[0]) == {"coverage": "suspect"}
     many = [row for row in rows() if not 12.05 < row.t < 35.0]
-    assert codes(verdict(many)[0])["coverage"] == "invalid"
+    quality, result = verdict(many)
+    assert codes(quality) == {"coverage": "suspect"}
     # the counter ran on through the gap, so the energy itself is still right
-    assert verdict(many)[1].phases["train"].energy_j == pytest.approx(9000.0)
+    assert result.phases["train"].energy_j == pytest.approx(9000.0)
+    alone = [dataclasses.replace(row, energy_j=None) for row in many]
+    assert codes(verdict(alone)[0]) == {"no_energy": "invalid", "coverage": "suspect"}
 
 
 def test_counter_faults_are_named() -> None:

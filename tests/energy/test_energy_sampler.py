@@ -11,11 +11,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pytest
+from fake_nvml import FakeGpu, FakeNvml
 from hypothesis import given
 from hypothesis import strategies as st
 
 from rayscale.energy.layout import PARQUET, STREAM
+from rayscale.energy.nvml import NvmlReader
 from rayscale.energy.process import SamplerProcess
 from rayscale.energy.reader import Reading, Source
 from rayscale.energy.sampler import Sampler, SamplerStats, next_tick, quantile
@@ -133,6 +136,19 @@ def test_first_poll_that_fails_does_not_stop_the_sampler(tmp_path: Path) -> None
     sampler.start()
     assert wait_for(lambda: sampler.last is not None, 2.0)
     assert sampler.stop().errors == 1
+
+
+def test_last_poll_shows_the_temperature_between_its_reads(tmp_path: Path) -> None:
+    """NVML's temperature is read once a second; settling and the live view ask at any time."""
+    reader = NvmlReader("GPU-x", nvml=FakeNvml(FakeGpu("GPU-x", temperature=41.0)), slow_period_s=60.0)
+    sampler = Sampler(reader, tmp_path, 0.01)
+    sampler.start()
+    assert wait_for(lambda: sampler.last is not None and sampler.last.energy_j is None, 2.0)
+    assert sampler.last is not None
+    assert sampler.last.temperature_c == 41.0
+    sampler.stop()
+    # in the trace a value stands only where it was read
+    assert 2 <= np.isfinite(read_trace(tmp_path).temperature_c).sum() < 4
 
 
 def test_full_disk_does_not_stop_sampling(tmp_path: Path) -> None:

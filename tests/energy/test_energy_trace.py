@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from energy_traces import meta, reading, sampled
 from hypothesis import given
 from hypothesis import strategies as st
-from traces import meta, reading, sampled
 
 from rayscale.energy.layout import PARQUET, STREAM, batch_of, last_in, parse_stream, schema_of
 from rayscale.energy.stream import TraceWriter

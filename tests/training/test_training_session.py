@@ -96,7 +96,7 @@ def test_the_loss_is_a_mean_over_targets_not_over_micro_batches(cache: Path) -> 
     targets = torch.cat([targets for _, targets in batch.micro_batches])
     expected = torch.nn.functional.cross_entropy(torch.cat(logits).flatten(0, 1), targets.flatten())
     assert int((targets != IGNORED).sum()) == 40
-    assert float(session._step(0)) == pytest.approx(float(expected), rel=1e-6)
+    assert session._step(0).item() == pytest.approx(expected.item(), rel=1e-6)
 
 
 def test_budgets_share_their_prefix_under_a_shared_schedule(cache: Path) -> None:
@@ -128,13 +128,12 @@ def test_bits_per_byte_of_text(tmp_path: Path) -> None:
     result = session.evaluate()
     # Bytes as tokens: a little more than loss / ln 2, since end-of-text tokens cost bits but stand for no byte.
     assert result.bits_per_byte == pytest.approx(result.loss / math.log(2), rel=0.02)
-    assert result.bits_per_byte > result.loss / math.log(2)
+    assert (result.bits_per_byte or 0) > result.loss / math.log(2)
 
 
 @pytest.mark.parametrize("broken_at", [0, 3])
 def test_divergence_ends_training_where_it_happens(cache: Path, broken_at: int) -> None:
     session = tiny_session(cache, tiny_spec(train={"log_every": 0, "batch_size": 4}), tokens=640)
-    real = session._step
 
     def poison(log: StepLog) -> None:
         if log.step == broken_at:
@@ -147,7 +146,6 @@ def test_divergence_ends_training_where_it_happens(cache: Path, broken_at: int) 
         session.train(poison)
     assert (caught.value.step, caught.value.tokens) == (broken_at, broken_at * 64)
     assert gc.isenabled()
-    assert real is not None
 
 
 def test_a_huge_learning_rate_diverges_or_stays_finite(cache: Path) -> None:
@@ -220,7 +218,10 @@ print(json.dumps([result.loss_digest, session.evaluate().loss]))
 
 
 def test_two_processes_give_the_same_bits(cache: Path) -> None:
-    spec = tiny_spec(train={"threads": 2}).model_dump_json()
-    command = [sys.executable, "-c", ONE_TRIAL, spec, str(cache)]
-    runs = [subprocess.run(command, capture_output=True, text=True, check=True).stdout for _ in range(2)]
-    assert json.loads(runs[0]) == json.loads(runs[1])
+    spec = tiny_spec(train={"threads": 2})
+    here = tiny_session(cache, spec, tokens=900, repetition=1, seed=5)
+    here.warmup()
+    digest = here.train(ignore).loss_digest
+    command = [sys.executable, "-c", ONE_TRIAL, spec.model_dump_json(), str(cache)]
+    elsewhere = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert json.loads(elsewhere) == [digest, here.evaluate().loss]

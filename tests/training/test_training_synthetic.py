@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Literal
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -21,7 +23,7 @@ def empirical_entropy(stream: np.ndarray, vocab: int, order: int) -> float:
 
 
 @pytest.mark.parametrize("kind", ["markov", "zipf"])
-def test_declared_entropy_is_that_of_the_stream(kind: str) -> None:
+def test_declared_entropy_is_that_of_the_stream(kind: Literal["markov", "zipf"]) -> None:
     source = SyntheticSpec(kind=kind, vocab_size=32, branching=4, tokens=200_000)
     stream = generate(source, 200_000, part=0)
     assert empirical_entropy(stream, 32, kind == "markov") == pytest.approx(entropy_rate(source), rel=0.01)
