@@ -35,7 +35,7 @@ def run_alone(sweep: Path, out: Path, tokens: str = "1024", repetition: str = "0
 @pytest.fixture(scope="module")
 def twice(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     """The same trial in two processes, with Ray, MLflow and statsmodels not importable."""
-    from conftest import TINY
+    from tiny import TINY
 
     directory = tmp_path_factory.mktemp("alone")
     sweep = directory / "tiny.yaml"

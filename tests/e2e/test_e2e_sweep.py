@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 from rayscale.ledger import Ledger
 from rayscale.record import Record

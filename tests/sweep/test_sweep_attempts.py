@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from tiny import TINY
 
 from rayscale.design import Plan, plan_sweep
 from rayscale.energy.reader import open_reader
