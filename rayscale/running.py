@@ -144,7 +144,6 @@ def _run_and_report(plan: Plan, ledger: Ledger, console: Console, *, with_report
         tree = _write_report(ledger, plan, console)
     if tree is not None:
         mirror.summaries(tree)
-        mirror.attach([ledger.root / "report.html", ledger.root / "analysis.json"])
     mirror.close("KILLED" if summary.interrupted else "FAILED" if summary.failed else "FINISHED")
     mirror.finish(MIRROR_TIMEOUT_S)
     return summary
@@ -232,10 +231,12 @@ def open_ui(ledger: Ledger | None, spec: SweepSpec | None, storage: Path, port: 
     """
     from rayscale.tracking.ui import serve_ui
 
+    target_given = ledger is not None
     ledger = ledger or Ledger(storage / "any")
     uri = resolve_uri(ledger, spec.tracking.uri if spec else None, os.environ)
     database = database_file(uri)
     if database and not database.exists():
         raise InputError(f"{database}: no MLflow store here yet; run or sync a sweep first")
-    serve_ui(uri, artifact_root(ledger, uri), port, lambda line: print(line, flush=True))
+    named = ledger.name if target_given else None
+    serve_ui(uri, artifact_root(ledger, uri), port, lambda line: print(line, flush=True), experiment=named)
     return 0
