@@ -2,7 +2,8 @@
 
 Both ways run the same 30 short trials (same model, data, evaluation and optimiser steps) on this machine, one after the
 other in this process's Ray: rayscale's slots, and plain Tune function trials with `MLflowLoggerCallback`, as Ray's
-documentation shows it. Deliberate idle phases are set to 0. Import, model build and everything between trials count.
+documentation shows it. Deliberate phases (idle, warm-up steps) are 0 in both. Import, model build, evaluation before
+training and everything between trials count.
 
     python -m benchmarks.dead_time [--trials 30]
 """
@@ -10,6 +11,7 @@ documentation shows it. Deliberate idle phases are set to 0. Import, model build
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import logging
 import os
@@ -33,7 +35,7 @@ model:
   config: {{model_type: llama, hidden_size: 128, num_hidden_layers: 4, num_attention_heads: 4, num_key_value_heads: 2,
            intermediate_size: 384}}
 data: {{synthetic: {{kind: markov, vocab_size: 2048, tokens: 100_000}}, sequence_length: 128}}
-train: {{batch_size: 4, warmup_steps: 1}}
+train: {{batch_size: 4, warmup_steps: 0}}
 eval: {{tokens: 512}}
 energy: {{idle: 0s, period: 100ms}}
 resources: {{gpus: 0, cpus: 1}}
@@ -63,7 +65,7 @@ def dead_times(spans: list[Span]) -> list[float]:
         Seconds, one fewer than trials.
     """
     ordered = sorted(spans, key=lambda span: span.end)
-    return [later.train_start - earlier.end for earlier, later in zip(ordered, ordered[1:], strict=False)]
+    return [later.train_start - earlier.end for earlier, later in itertools.pairwise(ordered)]
 
 
 def run_rayscale(plan: Plan, directory: Path) -> list[Span]:
@@ -108,6 +110,7 @@ def run_plain_tune(plan: Plan, directory: Path) -> list[Span]:
     from ray import tune
     from ray.air.integrations.mlflow import MLflowLoggerCallback
 
+    logging.getLogger("mlflow").setLevel(logging.ERROR)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     try:
         tuner = tune.Tuner(

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 from rayscale.design import Trial
+from rayscale.environment import host_facts, versions
 from rayscale.errors import RayscaleError
 from rayscale.ledger import Failure
 from rayscale.record import Device, Evaluation, Phase, PhaseName, Reason, Record, Training
@@ -157,7 +158,8 @@ def assemble_record(job: TrialJob, outcome: TrialOutcome, stats: SamplerStats | 
         evaluation=outcome.evaluation,
         energy=energy,
         quality=quality,
-        environment=outcome.environment,
+        # Looked up here and not by the trial: a slot does it once, a forked trial would do it each time.
+        environment={"versions": dict(versions()), **host_facts(), **outcome.environment},
     )
 
 

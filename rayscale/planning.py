@@ -16,10 +16,11 @@ from typing import Any
 
 from rayscale.design import Plan, Trial, condition_label
 from rayscale.environment import cache_directory, cpu_name
+from rayscale.errors import InputError
 from rayscale.ledger import LocalStorage
 from rayscale.record import Record
-from rayscale.spec import BpeSpec, DataSpec, EvalSpec, SweepSpec, SyntheticSpec
-from rayscale.training.flops import ModelShape, flops_6nd, shape_from_config, training_flops
+from rayscale.spec import DataSpec, EvalSpec, SweepSpec, SyntheticSpec
+from rayscale.training.flops import ModelShape, flops_6nd, planned_vocab_size, shape_from_config, training_flops
 
 CALIBRATION_STEPS = 6
 CALIBRATION_MAX_PARAMS = 50_000_000
@@ -54,21 +55,15 @@ def model_shape(spec: SweepSpec) -> ModelShape | None:
         spec: The (resolved) sweep.
 
     Returns:
-        The shape; None if it is only known to the hub.
+        The shape; None if it is only known to the hub, or of an architecture that is not counted.
     """
-    if spec.model.config is None:
+    vocabulary = planned_vocab_size(spec)
+    if spec.model.config is None or vocabulary is None:
         return None
-    vocab = spec.model.config.get("vocab_size") or declared_vocabulary(spec.data)
-    return shape_from_config(spec.model.config, vocab) if vocab else None
-
-
-def declared_vocabulary(data: DataSpec) -> int | None:
-    """Return the vocabulary size that the sweep file implies, None if a tokenizer decides it."""
-    if data.synthetic:
-        return data.synthetic.vocab_size
-    if isinstance(data.tokenizer, BpeSpec):
-        return data.tokenizer.bpe
-    return 257 if data.tokenizer == "bytes" else None
+    try:
+        return shape_from_config(spec.model.config, vocabulary)
+    except InputError:
+        return None  # an architecture whose products we do not count
 
 
 def trial_flops(trial: Trial) -> float | None:

@@ -28,13 +28,15 @@ from typing import TYPE_CHECKING, Any
 
 from rayscale.attempt import PhaseLog, TrialJob, TrialOutcome, assemble_record, explain_failure
 from rayscale.design import Trial, plan_sweep
-from rayscale.environment import cache_directory, cpu_name, host_facts, versions
+from rayscale.environment import cache_directory, cpu_name
 from rayscale.errors import InputError, RayscaleError
 from rayscale.ledger import LocalStorage
 from rayscale.record import Device, Evaluation, Record, Training
 from rayscale.specfile import load_spec
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from rayscale.training.session import EvalResult, Session, TrainResult
 
 
@@ -150,8 +152,6 @@ def _device(job: TrialJob, session: Session) -> Device:
 def _environment(job: TrialJob, session: Session) -> dict[str, Any]:
     facts = session.describe()
     return {
-        "versions": versions(),
-        **host_facts(),
         "data_source": job.data.source,
         "data_fingerprint": job.data.fingerprint,
         "tokenizer_fingerprint": job.data.tokenizer_fingerprint,
@@ -161,12 +161,12 @@ def _environment(job: TrialJob, session: Session) -> dict[str, Any]:
     }
 
 
-def run_in_child(job: TrialJob, go: Any) -> None:
+def run_in_child(job: TrialJob, go: Connection) -> None:
     """Entry point of a forked trial process: wait for the sampler, train, leave `outcome.json` or `failure.json`.
 
     Args:
         job: The attempt.
-        go: Connection on which the slot says that the sampler is running.
+        go: Pipe to the slot, which says that the sampler is running, and is told that the outcome is written.
     """
     _die_with_parent()
     _redirect_output(job.directory / "output.log")
@@ -188,6 +188,7 @@ def run_in_child(job: TrialJob, go: Any) -> None:
             return
         LocalStorage(job.directory).write("outcome.json", outcome.to_json().encode())
         log.write("done")
+    go.send_bytes(b"done")
 
 
 def _redirect_output(path: Path) -> None:

@@ -13,6 +13,7 @@ import json
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -32,6 +33,10 @@ if TYPE_CHECKING:
 
 LIVENESS_PERIOD_S = 1.0
 """How often the slot looks after its sampler: a dead one is noticed within 2 s."""
+
+
+EXIT_TIMEOUT_S = 10.0
+"""How long a child that is done may take to go."""
 
 
 class SamplerLink(Protocol):
@@ -116,21 +121,28 @@ def run_attempt(host: SlotHost, trial: Trial, data: PreparedData, *, last_try: b
     there.close()
     try:
         failure, notes, stats = _supervise(host, job, process, here)
+        if failure is None:
+            result = _accept(host, job, stats, notes, last_try=last_try)
+        else:
+            result = AttemptResult(trial.trial_key, attempt, None, failure)
+        if result.failure:
+            host.ledger.write_failure(trial.trial_key, attempt, result.failure)
     finally:
         here.close()
-        if process.is_alive():
-            process.kill()
-    if failure is None:
-        result = _accept(host, job, stats, notes, last_try=last_try)
-    else:
-        result = AttemptResult(trial.trial_key, attempt, None, failure)
-    if result.failure:
-        host.ledger.write_failure(trial.trial_key, attempt, result.failure)
+        _await_exit(process)
     return result
 
 
+def _await_exit(process: ForkServerProcess) -> None:
+    """See to it that the device is free before the next trial."""
+    process.join(EXIT_TIMEOUT_S)
+    if process.is_alive():
+        process.kill()
+        process.join()
+
+
 def _supervise(
-    host: SlotHost, job: TrialJob, process: ForkServerProcess, go: object
+    host: SlotHost, job: TrialJob, process: ForkServerProcess, go: Connection
 ) -> tuple[Failure | None, list[Reason], SamplerStats | None]:
     """Sample while the child trains."""
     pid = process.pid
@@ -141,25 +153,28 @@ def _supervise(
     except Exception as error:
         return _failure("no_sampler", f"the power sampler did not start: {_first_line(error)}"), [], None
     notes = _settle(host, job)
-    go.send_bytes(b"go")  # type: ignore[attr-defined]
-    failure, watch_notes = _wait(host, job, process)
+    go.send_bytes(b"go")
+    failure, watch_notes = _wait(host, job, process, go)
     return failure, [*notes, *watch_notes], host.sampler.stop()
 
 
-def _wait(host: SlotHost, job: TrialJob, process: ForkServerProcess) -> tuple[Failure | None, list[Reason]]:
-    """Wait for the child; look after the time limit and the sampler."""
+def _wait(
+    host: SlotHost, job: TrialJob, process: ForkServerProcess, done: Connection
+) -> tuple[Failure | None, list[Reason]]:
+    """Wait until the child is done or gone; look after the time limit and the sampler.
+
+    The child says when its outcome is written; the time that its memory takes to be freed is not waited for here.
+    """
     limit = job.trial.spec.resources.time_limit
     deadline = time.monotonic() + limit
     notes: list[Reason] = []
-    while process.is_alive():
-        process.join(min(LIVENESS_PERIOD_S, max(deadline - time.monotonic(), 0.01)))
-        if process.is_alive() and time.monotonic() >= deadline:
+    while not wait([process.sentinel, done], min(LIVENESS_PERIOD_S, max(deadline - time.monotonic(), 0.01))):
+        if time.monotonic() >= deadline:
             process.kill()
-            process.join()
             return _failure("time_limit", f"killed after {limit:g} s (resources.time_limit)"), notes
-        if process.is_alive() and not host.sampler.alive():
+        if not host.sampler.alive():
             notes.append(_restart_sampler(host, job, process))
-    return _child_failure(job, process.exitcode), notes
+    return _child_failure(job, process), notes
 
 
 def _restart_sampler(host: SlotHost, job: TrialJob, process: ForkServerProcess) -> Reason:
@@ -172,10 +187,12 @@ def _restart_sampler(host: SlotHost, job: TrialJob, process: ForkServerProcess) 
     return Reason(code="sampler_restarted", detail="the power sampler died during the trial and was restarted")
 
 
-def _child_failure(job: TrialJob, exitcode: int | None) -> Failure | None:
+def _child_failure(job: TrialJob, process: ForkServerProcess) -> Failure | None:
     """Explain a child that left no outcome; None if it left one."""
     if (job.directory / "outcome.json").exists():
         return None
+    process.join()
+    exitcode = process.exitcode
     try:
         return Failure(**json.loads((job.directory / "failure.json").read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):

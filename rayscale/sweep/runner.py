@@ -85,11 +85,12 @@ def run_sweep(plan: Plan, ledger: Ledger, listeners: list[Listener], say: Callab
     """
     todo = unfinished(plan, ledger)
     before = len(plan.trials) - len(todo)
-    ledger.write_plan(plan, {"versions": versions(), **host_facts(), "git_revision": git_revision(Path.cwd())})
+    ledger.write_plan(plan, {"versions": dict(versions()), **host_facts(), "git_revision": git_revision(Path.cwd())})
     if not todo:
         return RunSummary(len(plan.trials), before, 0)
     _close_open_attempts(todo, ledger, "the run that made it was killed")
     slots = local_slots(plan.spec.resources)
+    say(f"starting Ray and {len(slots)} trial slot{'s' if len(slots) > 1 else ''} (some 15 s)")
     interrupted = False
     try:
         with ThreadPoolExecutor(1) as pool:

@@ -36,6 +36,7 @@ class Slot(tune.Trainable):
             config: First attempt: `trial_key`, `device`, `device_uuid`, `last_try`.
             ledger_root: The ledger.
         """
+        os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the server must not hold threads when it forks
         sampler = RaySampler()  # starts while the fork server imports torch
         forks = ForkServer(["rayscale.trial", *PRELOAD])
         missing = forks.missing()
