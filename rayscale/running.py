@@ -16,7 +16,7 @@ from rayscale.errors import InputError
 from rayscale.ledger import Ledger
 from rayscale.quantities import format_count, format_duration
 from rayscale.spec import SweepSpec
-from rayscale.sweep.runner import RunSummary, run_sweep, unfinished
+from rayscale.sweep.runner import RunSummary, run_sweep, set_ray_environment, unfinished
 from rayscale.tracking.store import artifact_root, database_file, resolve_uri
 
 if TYPE_CHECKING:
@@ -124,6 +124,7 @@ def _report_path(ledger: Ledger) -> Path | None:
 
 
 def _run_and_report(plan: Plan, ledger: Ledger, console: Console, *, with_report: bool) -> RunSummary:
+    set_ray_environment()  # before the first import of ray
     from rayscale.sweep.events import Listener
     from rayscale.sweep.live import open_view
     from rayscale.sweep.progress import Progress

@@ -174,7 +174,7 @@ def local_ray(slots: list[SlotDevice], plan: Plan) -> Iterator[None]:
     Raises:
         EnvironmentUnusableError: If Ray does not start.
     """
-    os.environ.update(_RAY_ENVIRONMENT)
+    set_ray_environment()
     import ray
 
     try:
@@ -186,7 +186,6 @@ def local_ray(slots: list[SlotDevice], plan: Plan) -> Iterator[None]:
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,
-            _node_ip_address="127.0.0.1",
         )
     except (OSError, RuntimeError, TimeoutError, ValueError) as error:
         raise EnvironmentUnusableError(f"Ray did not start on this machine: {str(error).splitlines()[0]}") from None
@@ -196,8 +195,14 @@ def local_ray(slots: list[SlotDevice], plan: Plan) -> Iterator[None]:
         ray.shutdown()
 
 
+def set_ray_environment() -> None:
+    """Set what Ray reads from the environment; some of it once, when it is first imported."""
+    os.environ.update(_RAY_ENVIRONMENT)
+
+
 _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's only switch that makes all its servers listen on loopback alone
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # csv, json and tensorboard files that nobody reads
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: Tune would wait for the running trials
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",

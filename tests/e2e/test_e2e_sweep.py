@@ -99,6 +99,18 @@ def orphans(mark: str) -> list[str]:
     return found
 
 
+def open_doors() -> set[str]:
+    """List the addresses on which any process of this machine listens beyond loopback (from /proc/net, in hex)."""
+    local = ("0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F")
+    doors = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text(encoding="ascii").splitlines()[1:]:
+            address, state = line.split()[1], line.split()[3]
+            if state == "0A" and not address.startswith(local):
+                doors.add(address)
+    return doors
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> tuple[Place, subprocess.CompletedProcess[str]]:
     """A sweep run from nothing to its report by one command."""
@@ -206,8 +218,10 @@ def test_killed_and_interrupted_drivers_lose_and_repeat_nothing(tmp_path: Path) 
     """kill -9, then Ctrl-C, then the same command: every trial once, on two slots, without an orphan."""
     place = Place(tmp_path)
     place.write(("repetitions: 2", "repetitions: 5"), ("gpus: 0", "gpus: 0, slots: 2"), ("idle: 40ms", "idle: 250ms"))
+    doors = open_doors()
     driver = place.start()
     place.await_completed(2)
+    assert open_doors() <= doors  # nothing we start listens beyond loopback
     os.kill(driver.pid, signal.SIGKILL)
     driver.communicate()
     after_kill = place.completed()
