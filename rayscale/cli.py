@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -114,7 +115,9 @@ def run(
     from rayscale.running import run_to_report
     from rayscale.specfile import load_spec
 
-    result = run_to_report(load_spec(sweep), _ledger_of_spec(sweep, storage), command_file=sweep, with_report=report)
+    again = str(sweep) if storage == Path(DEFAULT_STORAGE) else f"{sweep} --storage {storage}"
+    spec = load_spec(sweep)
+    result = run_to_report(spec, _ledger(storage, spec.name), arguments=again, with_report=report)
     if as_json:
         _print_json(result.document())
     return result.exit_code
@@ -125,6 +128,7 @@ def status(target: Target, storage: Storage = Path(DEFAULT_STORAGE), as_json: Js
     """Count the trials of a sweep by state."""
     from dataclasses import asdict
 
+    from rayscale.ledger import INTERRUPTED
     from rayscale.rendering import render_status
 
     ledger, spec = _open(target, storage)
@@ -136,6 +140,7 @@ def status(target: Target, storage: Storage = Path(DEFAULT_STORAGE), as_json: Js
         for trial in laid_out.trials
         if (attempts := ledger.attempts(trial.trial_key))
         and (failure := ledger.failure(trial.trial_key, attempts[-1]))
+        and failure.reason != INTERRUPTED
         and ledger.record(trial.trial_key) is None
     }
     if as_json:
@@ -261,15 +266,9 @@ def _print_json(document: Any) -> None:
 def _ledger(storage: Path, name: str) -> Any:
     from rayscale.ledger import Ledger
 
-    if "://" in str(storage):
+    if re.match(r"[a-z0-9]+:/", str(storage)):  # pathlib has made one slash of two
         raise InputError(f"--storage {storage}: object stores are not supported yet; expected a directory")
     return Ledger(storage / name)
-
-
-def _ledger_of_spec(sweep: Path, storage: Path) -> Any:
-    from rayscale.specfile import load_spec
-
-    return _ledger(storage, load_spec(sweep).name)
 
 
 def _open(target: Path, storage: Path) -> tuple[Any, Any]:

@@ -72,6 +72,10 @@ class LocalStorage:
             return []
 
 
+INTERRUPTED = "interrupted"
+"""Reason of an attempt that did not fail: its run was stopped or killed, and the trial is still to do."""
+
+
 @dataclass(frozen=True)
 class Failure:
     """Why an attempt failed.
@@ -282,8 +286,9 @@ class Ledger:
         attempts = self.attempts(trial_key)
         if not attempts:
             return "pending"
-        if self.failure(trial_key, attempts[-1]):
-            return "failed"
+        failure = self.failure(trial_key, attempts[-1])
+        if failure:
+            return "pending" if failure.reason == INTERRUPTED else "failed"
         return "running" if active else "pending"
 
     # -- lock ---------------------------------------------------------------------------------------------------------

@@ -141,9 +141,11 @@ def _device_of(spec: SweepSpec) -> str | None:
 
 def _calibrate(spec: SweepSpec, shape: ModelShape) -> Estimate:
     """Time a few optimiser steps and one evaluation of the sweep's model on random tokens."""
+    import importlib
     import time
 
     from rayscale.training.data import prepare
+    from rayscale.training.preload import PRELOAD
     from rayscale.training.session import open_session
 
     length, batch = spec.data.sequence_length, spec.train.batch_size
@@ -152,6 +154,8 @@ def _calibrate(spec: SweepSpec, shape: ModelShape) -> Estimate:
     toy = spec.model_copy(update={"data": DataSpec(synthetic=source, sequence_length=length, held_out=0.3)})
     toy = toy.model_copy(update={"eval": EvalSpec(tokens=min(spec.eval.tokens, batch * length))})
     device = _device_of(spec)
+    for module in PRELOAD:  # trials are forked from a process that has these imported
+        importlib.import_module(module)
     start = time.monotonic()
     session = open_session(
         toy, prepare(toy, cache_directory()), tokens=tokens, seed=0, repetition=0, device="cuda" if device else "cpu"
@@ -169,7 +173,7 @@ def _calibrate(spec: SweepSpec, shape: ModelShape) -> Estimate:
     estimated = spec.energy.estimate
     return Estimate(
         per_token,
-        2 * spec.energy.idle + min(load_s, 2.0) + 2 * eval_s + warmup_s,
+        2 * spec.energy.idle + load_s + 2 * eval_s + warmup_s,
         None if device else estimated.idle_w + estimated.w_per_cpu * spec.threads,
         f"a calibration of {CALIBRATION_STEPS} steps on this machine",
     )

@@ -81,13 +81,13 @@ class MirrorListener:
         self._mirror.trial_finished(end.trial_key)
 
 
-def run_to_report(spec: SweepSpec, ledger: Ledger, *, command_file: Path, with_report: bool) -> RunResult:
+def run_to_report(spec: SweepSpec, ledger: Ledger, *, arguments: str, with_report: bool) -> RunResult:
     """Run what is left of a sweep, then analyse and report it.
 
     Args:
         spec: The sweep.
         ledger: Its ledger.
-        command_file: The sweep file, for the message how to continue.
+        arguments: Sweep file and storage as the user gave them, for the message how to continue.
         with_report: Analyse and report at the end.
 
     Returns:
@@ -107,7 +107,7 @@ def run_to_report(spec: SweepSpec, ledger: Ledger, *, command_file: Path, with_r
         else:
             summary = _run_and_report(plan, ledger, console, with_report=with_report)
     result = RunResult(spec.name, ledger.root, summary, time.monotonic() - start, _report_path(ledger))
-    _print_end(console, result, command_file)
+    _print_end(console, result, arguments)
     return result
 
 
@@ -170,13 +170,13 @@ def _print_start(console: Console, plan: Plan, ledger: Ledger) -> None:
     )
 
 
-def _print_end(console: Console, result: RunResult, command_file: Path) -> None:
+def _print_end(console: Console, result: RunResult, arguments: str) -> None:
     summary = result.summary
     done = summary.before + summary.completed
     if summary.interrupted:
         console.print(
             f"stopped: {done} of {summary.planned} trials are completed and kept. "
-            f"Continue with: rayscale run {command_file}",
+            f"Continue with: rayscale run {arguments}",
             soft_wrap=True,
         )
         return
@@ -194,10 +194,8 @@ def _print_end(console: Console, result: RunResult, command_file: Path) -> None:
             )
     if result.report:
         console.print(f"report:   {result.report}", soft_wrap=True)
-        console.print(
-            f"analysis: {result.ledger / 'analysis.json'}   (rayscale analyze {command_file})", soft_wrap=True
-        )
-        console.print(f"MLflow:   rayscale ui {command_file}", soft_wrap=True)
+        console.print(f"analysis: {result.ledger / 'analysis.json'}   (rayscale analyze {arguments})", soft_wrap=True)
+        console.print(f"MLflow:   rayscale ui {arguments}", soft_wrap=True)
 
 
 def sync_ledger(ledger: Ledger, plan: Plan) -> SyncReport:

@@ -171,6 +171,9 @@ def _versions(data: ReportData) -> str:
     return ", ".join(f"{name} {versions[name]}" for name in names if isinstance(versions.get(name), str))
 
 
+_MODEL_ERROR = "unknown: the estimate's constants are declared, not measured; compare levels, do not quote joules"
+
+
 def _trust_facts(data: ReportData) -> list[Fact]:
     trains = [record.energy.phases["train"] for record in data.records if "train" in record.energy.phases]
     idle = [record.energy.idle_w for record in data.records if record.energy.idle_w is not None]
@@ -178,6 +181,7 @@ def _trust_facts(data: ReportData) -> list[Fact]:
         Fact("Method", _counted(record.energy.method for record in data.records) if data.records else ""),
         Fact("Coverage", _coverage(trains)),
         Fact("Bound", _bound(trains)),
+        Fact("Model error", _MODEL_ERROR if any(record.energy.estimated for record in data.records) else ""),
         Fact("Idle power", f"{_range(idle, 'W')}, subtracted for net energy" if idle else ""),
     ]
     return [line for line in lines if line.text]

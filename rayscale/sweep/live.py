@@ -148,7 +148,9 @@ def render(progress: Progress) -> Group:
         + (f", about {format_duration(remaining)} left" if remaining is not None else "")
         + f"; energy so far {progress.energy_j / 3600:.3g} Wh{' (estimated)' if progress.estimated else ''}"
     )
-    return Group(table, ProgressBar(total=total, completed=done, width=60), Text(summary))
+    bar = Table.grid()  # a bar of its own has no line end
+    bar.add_row(ProgressBar(total=total, completed=done, width=60))
+    return Group(table, bar, Text(summary))
 
 
 def _number(value: float | None, form: str) -> str:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 from rayscale.design import Plan, Trial
 from rayscale.environment import cache_directory, git_revision, host_facts, versions
 from rayscale.errors import EnvironmentUnusableError, InputError
-from rayscale.ledger import Failure, Ledger
+from rayscale.ledger import INTERRUPTED, Failure, Ledger
 from rayscale.sweep.devices import SlotDevice, local_slots
 
 if TYPE_CHECKING:
@@ -243,7 +243,7 @@ def _close_open_attempts(left: list[Trial], ledger: Ledger, detail: str) -> None
     for trial in left:
         for attempt in ledger.attempts(trial.trial_key):
             if ledger.failure(trial.trial_key, attempt) is None:
-                failure = Failure("interrupted", detail, datetime.now(UTC).isoformat())
+                failure = Failure(INTERRUPTED, detail, datetime.now(UTC).isoformat())
                 ledger.write_failure(trial.trial_key, attempt, failure)
 
 

@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from rayscale.design import Trial, condition_label
-from rayscale.ledger import Failure, Ledger
+from rayscale.ledger import INTERRUPTED, Failure, Ledger
 from rayscale.record import Record
 from rayscale.spec import SweepSpec
 from rayscale.tracking.content import (
@@ -73,7 +73,7 @@ def trial_state(ledger: Ledger, trial_key: str, active: bool) -> TrialState:
     if record is not None:
         status: RunStatus = "FINISHED"
     elif last in failures:
-        status = "FAILED"
+        status = "SCHEDULED" if failures[last].reason == INTERRUPTED else "FAILED"
     else:
         status = "RUNNING" if active and attempts else "SCHEDULED"
     return TrialState(status, last, failures, record)

@@ -238,7 +238,8 @@ def test_killed_and_interrupted_drivers_lose_and_repeat_nothing(tmp_path: Path) 
     assert len(after_interrupt) < 10
     assert {key: after_interrupt[key] for key in after_kill} == after_kill
     assert place.ledger.lock_holder() is None
-    assert place.ledger.status().running == 0
+    assert (place.ledger.status().running, place.ledger.status().failed) == (0, 0)
+    assert {status for _, status in place.trial_runs()} == {"FINISHED", "SCHEDULED"}
 
     result = place.call("run")
     assert result.returncode == 0, result.stderr

@@ -95,7 +95,7 @@ def test_an_unknown_model_type_is_refused_with_the_known_ones() -> None:
 
 def test_planned_vocabulary_comes_from_the_sweep_file() -> None:
     assert planned_vocab_size(load_spec(SWEEPS / "tinyllama.yaml")) == 32000
-    assert planned_vocab_size(load_spec(SWEEPS / "quickstart.yaml")) == 2048
+    assert planned_vocab_size(load_spec(SWEEPS / "quickstart.yaml")) == 1024
 
 
 @pytest.mark.parametrize(
