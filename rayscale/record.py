@@ -230,11 +230,6 @@ def flatten(record: Record) -> dict[str, Any]:
     Returns:
         Column name -> value; energies and powers are those of the `train` phase, None where unavailable.
     """
-    training, evaluation, energy = record.training, record.evaluation, record.energy
-    train = energy.phases.get("train", PhaseEnergy(duration_s=record.phase_seconds("train"), energy_j=None))
-    duration = record.phase_seconds("train")
-    flops_rate = training.flops / duration / 1e12 if duration > 0 else None
-    peak = record.device.peak_tflops
     return {
         "trial_key": record.trial_key,
         **record.condition,
@@ -244,6 +239,21 @@ def flatten(record: Record) -> dict[str, Any]:
         "seed": record.seed,
         "device_uuid": record.device.uuid,
         "device_name": record.device.name,
+        **_training_columns(record),
+        **_energy_columns(record),
+        "verdict": record.quality.verdict,
+        "reasons": ";".join(reason.code for reason in record.quality.reasons),
+        "attempts": record.attempt,
+        "started_at": record.started_at,
+    }
+
+
+def _training_columns(record: Record) -> dict[str, Any]:
+    training, evaluation = record.training, record.evaluation
+    duration = record.phase_seconds("train")
+    flops_rate = training.flops / duration / 1e12 if duration > 0 else None
+    peak = record.device.peak_tflops
+    return {
         "duration_s": duration,
         "import_s": training.import_s,
         "build_s": training.build_s,
@@ -266,6 +276,13 @@ def flatten(record: Record) -> dict[str, Any]:
         "flops_6nd": training.flops_6nd,
         "mfu": flops_rate / peak if flops_rate is not None and peak else None,
         "tflops_bench": record.device.tflops_bench,
+    }
+
+
+def _energy_columns(record: Record) -> dict[str, Any]:
+    energy = record.energy
+    train = energy.phases.get("train", PhaseEnergy(duration_s=record.phase_seconds("train"), energy_j=None))
+    return {
         "energy_method": energy.method,
         "energy_estimated": energy.estimated,
         "energy_j": train.energy_j,
@@ -281,10 +298,6 @@ def flatten(record: Record) -> dict[str, Any]:
         "coverage": train.coverage,
         "temp_start_c": energy.temp_start_c,
         "temp_end_c": energy.temp_end_c,
-        "verdict": record.quality.verdict,
-        "reasons": ";".join(reason.code for reason in record.quality.reasons),
-        "attempts": record.attempt,
-        "started_at": record.started_at,
     }
 
 
