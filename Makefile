@@ -17,6 +17,8 @@ help:
 quickstart: $(VENV)/.runtime
 	@$(BIN)/rayscale run sweeps/quickstart.yaml
 	@$(BIN)/rayscale analyze sweeps/quickstart.yaml
+	@echo "report: results/quickstart/report.html (open it in a browser)"
+	@echo "MLflow: $(BIN)/rayscale ui sweeps/quickstart.yaml"
 
 test: lint
 	@echo "tests (under 10 minutes on 2 cores)"

@@ -156,6 +156,7 @@ def _environment(job: TrialJob, session: Session) -> dict[str, Any]:
         "data_fingerprint": job.data.fingerprint,
         "tokenizer_fingerprint": job.data.tokenizer_fingerprint,
         "entropy_nats": job.data.entropy_nats,
+        "data_revision": job.data.revision,
         "model_revision": facts.revision,
         "pid": os.getpid(),
     }

@@ -37,6 +37,8 @@ class Slot(tune.Trainable):
             ledger_root: The ledger.
         """
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the server must not hold threads when it forks
+        # Some import may ask whether there is a GPU; by NVML that leaves CUDA untouched, which a fork needs.
+        os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
         sampler = RaySampler()  # starts while the fork server imports torch
         forks = ForkServer(["rayscale.trial", *PRELOAD])
         missing = forks.missing()
