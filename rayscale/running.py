@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -98,6 +99,8 @@ def run_to_report(spec: SweepSpec, ledger: Ledger, *, arguments: str, with_repor
     """
     console = Console(stderr=True, highlight=False)
     start = time.monotonic()
+    for stop in (signal.SIGINT, signal.SIGTERM):  # a preempted node sends SIGTERM; a shell's `&` ignores SIGINT
+        signal.signal(stop, signal.default_int_handler)
     plan = plan_sweep(spec)
     with ledger.lock():
         left = unfinished(plan, ledger)

@@ -25,7 +25,11 @@ CLIENT_SETTINGS: Mapping[str, str] = {
 }
 """Settings of MLflow's client while we use it. Times in s."""
 
-_LOGGERS = ("mlflow", "alembic")
+_LEVELS = {
+    "mlflow": logging.WARNING,
+    "alembic": logging.WARNING,
+    "mlflow.store.db.utils": logging.CRITICAL,  # it logs with a traceback what it raises as well
+}
 _USE = threading.RLock()
 
 
@@ -68,12 +72,12 @@ def _settings(env: MutableMapping[str, str]) -> Iterator[None]:
 @contextmanager
 def _hushed() -> Iterator[None]:
     """Keep migrations and tips of MLflow off the user's terminal; warnings stay."""
-    loggers = [logging.getLogger(name) for name in _LOGGERS]
-    before = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(max(logger.level, logging.WARNING))
+    loggers = {name: logging.getLogger(name) for name in _LEVELS}
+    before = {name: logger.level for name, logger in loggers.items()}
+    for name, logger in loggers.items():
+        logger.setLevel(max(logger.level, _LEVELS[name]))
     try:
         yield
     finally:
-        for logger, level in zip(loggers, before, strict=True):
-            logger.setLevel(level)
+        for name, logger in loggers.items():
+            logger.setLevel(before[name])

@@ -237,6 +237,13 @@ def test_a_store_that_cannot_be_opened_is_one_line(tmp_path):
     assert "\n" not in str(caught.value)
 
 
+def test_what_mlflow_logs_with_a_traceback_before_it_raises_is_not_shown(caplog):
+    """Seen with a database that was moved away under a running sweep: a page of SQLAlchemy per trial."""
+    with mlflow_in_use("sqlite://"):
+        logging.getLogger("mlflow.store.db.utils").exception("SQLAlchemy database error")
+    assert caplog.records == []
+
+
 def test_a_deleted_experiment_is_named_with_its_remedy(storage):
     ledger = finished(storage, "deleted", repetitions=1)
     Mirror(ledger, None).sync()
