@@ -5,10 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from tiny import TINY
 
 from rayscale.spec import SweepSpec
 from rayscale.specfile import parse_spec
+
+# Timings of single examples say nothing on a shared machine; the suite has its own time limit.
+settings.register_profile("rayscale", deadline=None)
+settings.load_profile("rayscale")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -46,8 +46,10 @@ class DatasetSource:
 
         try:
             return HfApi().dataset_info(self.name, revision=pinned, timeout=10).sha
-        except (OSError, ValueError):
-            return None  # the local cache may still have it; the dataset's own fingerprint identifies it then
+        except Exception as error:
+            if isinstance(error, OSError | ValueError) or _is_network_error(error):
+                return None  # the local cache may still have it; the dataset's own fingerprint identifies it then
+            raise
 
     @property
     def _local(self) -> bool:
@@ -93,6 +95,16 @@ def _load(data: DataSpec, name: str, revision: str | None) -> Any:
         raise EnvironmentUnusableError(f"data.dataset: {name}: the hub is out of reach: {_first(error)}") from None
     except (OSError, ValueError, RuntimeError) as error:
         raise InputError(f"data.dataset: {name}: cannot be loaded: {_first(error)}") from None
+    except Exception as error:
+        if not _is_network_error(error):
+            raise
+        raise EnvironmentUnusableError(f"data.dataset: {name}: the hub is out of reach: {_first(error)}") from None
+
+
+def _is_network_error(error: BaseException) -> bool:
+    """Tell an error of the hub's HTTP client, which lets its library's own classes through."""
+    clients = ("httpx", "httpcore", "requests", "urllib3")
+    return any(kind.__module__.startswith(clients) for kind in type(error).__mro__)
 
 
 def _pick_split(loaded: Any, split: str) -> Any:

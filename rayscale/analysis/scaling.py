@@ -1,0 +1,308 @@
+"""Fitting L(N, D) = E + A/N**alpha + B/D**beta as Hoffmann et al. (2022, approach 3) do, to the minimum.
+
+    minimise  sum_i Huber_delta( ln L_i - LSE(a - alpha ln N_i, b - beta ln D_i, e) ),   A = exp a, B = exp b, E = exp e
+
+The sum, not the mean: with the mean an optimiser's tolerance stops early (the published fit's error). Starts come from
+variable projection: for a grid of exponents the coefficients are a non-negative least-squares problem. Each start is
+polished by Newton's method with the analytic gradient and Hessian of the objective; how many starts reach the best
+minimum is reported. The same code fits one power law with a floor (only N or only D varies).
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[np.float64]
+
+DELTA = 1e-3
+"""Where Huber's loss turns linear, in ln L (Hoffmann et al. 2022)."""
+EXPONENTS = (0.1, 0.2, 0.3, 0.4, 0.55, 0.75, 1.0)
+"""Grid of starting exponents."""
+MAX_STEPS = 300
+SAME_MINIMUM = 1e-6
+"""Relative difference of objectives up to which two minima count as one."""
+EXACT = 1e-24
+"""Objective per point that rounding leaves on data without noise."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What is fitted.
+
+    Attributes:
+        logs: ln of each size variable, centred. Shape (terms, n).
+        centres: Means that were subtracted. Shape (terms,).
+        log_loss: ln L. Shape (n,).
+        delta: Huber's threshold.
+    """
+
+    logs: Array
+    centres: Array
+    log_loss: Array
+    delta: float = DELTA
+
+    @classmethod
+    def of(cls, sizes: Sequence[Array], loss: Array, delta: float = DELTA) -> Problem:
+        """Set up the fit.
+
+        Args:
+            sizes: Size variables (N, D, or one of them), each of shape (n,), positive.
+            loss: Losses, positive. Shape (n,).
+            delta: Huber's threshold.
+
+        Returns:
+            The problem with centred logarithms, which conditions it.
+        """
+        logs = np.log(np.asarray(sizes, dtype=np.float64))
+        centres = logs.mean(axis=1)
+        return cls(logs - centres[:, None], centres, np.log(np.asarray(loss, dtype=np.float64)), delta)
+
+    @property
+    def terms(self) -> int:
+        """Number of power-law terms."""
+        return len(self.logs)
+
+    def rows(self, index: NDArray[np.int64]) -> Problem:
+        """Return the same problem on other rows (a bootstrap sample)."""
+        return Problem(self.logs[:, index], self.centres, self.log_loss[index], self.delta)
+
+
+@dataclass(frozen=True)
+class Minimum:
+    """A minimum of the objective.
+
+    Attributes:
+        theta: Log-coefficients and exponents of each term in turn, then ln E. Shape (2 terms + 1,). Coefficients belong
+            to the centred logarithms.
+        objective: Sum of Huber losses.
+    """
+
+    theta: Array
+    objective: float
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """A fit in the units of the input.
+
+    Attributes:
+        floor: E.
+        coefficients: A (and B).
+        exponents: alpha (and beta).
+    """
+
+    floor: float
+    coefficients: tuple[float, ...]
+    exponents: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """The best minimum and how it was found.
+
+    Attributes:
+        law: The fit.
+        minimum: The minimum in internal coordinates, to start refits from.
+        starts: Number of starts.
+        reached: Starts that ended within `SAME_MINIMUM` of the best objective.
+        worst: Largest objective among the starts' ends.
+    """
+
+    law: PowerLaw
+    minimum: Minimum
+    starts: int
+    reached: int
+    worst: float
+
+
+def fit(problem: Problem) -> FitResult:
+    """Find the global minimum from a grid of starts.
+
+    Args:
+        problem: The data.
+
+    Returns:
+        The best minimum, with the spread of all.
+    """
+    ends = [polish(problem, start) for start in starting_points(problem)]
+    best = min(ends, key=lambda end: end.objective)
+    limit = best.objective * (1 + SAME_MINIMUM) + EXACT * len(problem.log_loss)
+    reached = sum(end.objective <= limit for end in ends)
+    return FitResult(law_of(problem, best), best, len(ends), reached, max(end.objective for end in ends))
+
+
+def law_of(problem: Problem, minimum: Minimum) -> PowerLaw:
+    """Write a minimum in the units of the input.
+
+    Args:
+        problem: The data, for the centres of the logarithms.
+        minimum: The minimum.
+
+    Returns:
+        E, coefficients, exponents.
+    """
+    logs, exponents = minimum.theta[0:-1:2], minimum.theta[1:-1:2]
+    coefficients = np.exp(logs + exponents * problem.centres)
+    return PowerLaw(float(np.exp(minimum.theta[-1])), tuple(map(float, coefficients)), tuple(map(float, exponents)))
+
+
+def starting_points(problem: Problem) -> list[Array]:
+    """Solve for the coefficients on a grid of exponents (variable projection).
+
+    Args:
+        problem: The data.
+
+    Returns:
+        One start per grid point.
+    """
+    from scipy.optimize import nnls
+
+    loss = np.exp(problem.log_loss)
+    starts = []
+    for exponents in itertools.product(EXPONENTS, repeat=problem.terms):
+        powers = np.exp(-np.asarray(exponents)[:, None] * problem.logs)
+        design = np.vstack([powers, np.ones_like(loss)]) / loss  # relative residuals
+        solution, _ = nnls(design.T, np.ones_like(loss))
+        solution = np.maximum(solution, 1e-3 * loss.min())  # a coefficient of 0 has no logarithm
+        theta = np.empty(2 * problem.terms + 1)
+        theta[0:-1:2], theta[1:-1:2], theta[-1] = np.log(solution[:-1]), exponents, np.log(solution[-1])
+        starts.append(theta)
+    return starts
+
+
+def polish(problem: Problem, theta: Array) -> Minimum:
+    """Descend to the nearest minimum by damped Newton steps.
+
+    Args:
+        problem: The data.
+        theta: The start.
+
+    Returns:
+        The minimum.
+    """
+    value, gradient, hessian = _derivatives(problem, theta)
+    damping = 1e-3
+    for _ in range(MAX_STEPS):
+        step = _step(gradient, hessian, damping)
+        trial = theta + step
+        found, next_gradient, next_hessian = _derivatives(problem, trial)
+        if np.isfinite(found) and found <= value:
+            small = value - found <= 1e-15 * value and np.abs(step).max() < 1e-9
+            theta, value, gradient, hessian = trial, found, next_gradient, next_hessian
+            damping = max(damping * 0.2, 1e-14)
+            if small:
+                break
+        else:
+            damping *= 6.0
+            if damping > 1e12:
+                break
+    return Minimum(theta, float(value))
+
+
+def _step(gradient: Array, hessian: Array, damping: float) -> Array:
+    """Newton's step with eigenvalues made positive and Levenberg's damping relative to their scale."""
+    scale = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
+    values, vectors = np.linalg.eigh(hessian / np.outer(scale, scale))
+    damped = np.abs(values) + damping
+    return -(vectors @ ((vectors.T @ (gradient / scale)) / damped)) / scale
+
+
+def _derivatives(problem: Problem, theta: Array) -> tuple[float, Array, Array]:
+    """Compute objective, gradient and Hessian.
+
+    The prediction f is a log-sum-exp of terms u_k that are linear in theta: f' = sum p_k u_k' and
+    f'' = sum p_k u_k' u_k'^T - f' f'^T with p = softmax(u). With psi Huber's derivative the gradient is -sum psi f' and
+    the Hessian sum psi' f' f'^T - psi f''.
+    """
+    size, terms = len(theta), problem.terms
+    u = np.empty((terms + 1, len(problem.log_loss)))
+    u[:-1] = theta[0:-1:2, None] - theta[1:-1:2, None] * problem.logs
+    u[-1] = theta[-1]
+    top = u.max(axis=0)
+    weights = np.exp(u - top)
+    total = weights.sum(axis=0)
+    weights /= total
+    residual = problem.log_loss - (top + np.log(total))
+    size_r = np.abs(residual)
+    inside = size_r <= problem.delta
+    objective = np.where(inside, 0.5 * residual**2, problem.delta * (size_r - 0.5 * problem.delta)).sum()
+    psi = np.clip(residual, -problem.delta, problem.delta)
+
+    slopes = np.empty((size, len(residual)))
+    slopes[0:-1:2], slopes[1:-1:2], slopes[-1] = weights[:-1], -weights[:-1] * problem.logs, weights[-1]
+    gradient = -(slopes @ psi)
+    hessian = (slopes * (inside + psi)) @ slopes.T
+    for k in range(terms):
+        p, x = psi * weights[k], problem.logs[k]
+        first, cross, second = p.sum(), (p * x).sum(), (p * x * x).sum()
+        hessian[2 * k : 2 * k + 2, 2 * k : 2 * k + 2] -= np.array([[first, -cross], [-cross, second]])
+    hessian[-1, -1] -= (psi * weights[-1]).sum()
+    return float(objective), gradient, hessian
+
+
+def bootstrap(problem: Problem, start: Minimum, groups: NDArray[np.int64], resamples: int, seed: int) -> list[PowerLaw]:
+    """Refit on resampled runs.
+
+    Args:
+        problem: The data.
+        start: The fit; every refit starts there.
+        groups: Run of each row: whole runs are drawn, never single checkpoints. Shape (n,).
+        resamples: Number of refits.
+        seed: Seed of the draws.
+
+    Returns:
+        One fit per resample.
+    """
+    rng = np.random.default_rng(seed)
+    names = np.unique(groups)
+    members = [np.flatnonzero(groups == name) for name in names]
+    fits = []
+    for _ in range(resamples):
+        drawn = rng.integers(0, len(names), len(names))
+        sample = problem.rows(np.concatenate([members[index] for index in drawn]))
+        fits.append(law_of(sample, polish(sample, start.theta)))
+    return fits
+
+
+@dataclass(frozen=True)
+class Optimum:
+    """Where a compute budget is best spent under C = 6 N D.
+
+    Attributes:
+        params: N.
+        tokens: D.
+        loss: L(N, D).
+        params_exponent: beta/(alpha + beta): N grows as C to this power.
+        kappa: alpha beta/(alpha + beta): L - E falls as C to minus this power.
+    """
+
+    params: float
+    tokens: float
+    loss: float
+    params_exponent: float
+    kappa: float
+
+
+def compute_optimal(law: PowerLaw, flops: float) -> Optimum:
+    """Solve for the compute-optimal size in closed form (Hoffmann et al. 2022, eq. 4).
+
+    N = G (C/6)**(beta/(alpha+beta)), D = (C/6)**(alpha/(alpha+beta)) / G, G = (alpha A/(beta B))**(1/(alpha+beta)).
+
+    Args:
+        law: A fit with both terms.
+        flops: C. Units: FLOP.
+
+    Returns:
+        The optimum.
+    """
+    (a, b), (alpha, beta) = law.coefficients, law.exponents
+    both = alpha + beta
+    ratio = (alpha * a / (beta * b)) ** (1 / both)
+    params, tokens = ratio * (flops / 6) ** (beta / both), (flops / 6) ** (alpha / both) / ratio
+    loss = law.floor + a / params**alpha + b / tokens**beta
+    return Optimum(params, tokens, loss, beta / both, alpha * beta / both)
