@@ -30,6 +30,8 @@ lint: $(VENV)/.dev
 
 bench: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.dead_time
+	@$(BIN)/python -m benchmarks.statistics
+	@$(BIN)/python -m benchmarks.sampler_cost
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rayscale.analysis.looks import with_sequential
+from rayscale.analysis.resampling import RESAMPLES
 from rayscale.analysis.run import AnalysisRequest, analyze_frame, analyze_records, to_json
 from rayscale.analysis.table import ledger_frame, read_table
 from rayscale.design import Plan
@@ -53,6 +55,7 @@ def analyze_ledger(ledger: Ledger, plan: Plan, dv: str | None = None, alpha: flo
     if changes:
         spec = spec.model_copy(update={"analysis": spec.analysis.model_copy(update=changes)})
     tree = analyze_records(finished_records(ledger, plan), spec)
+    tree = with_sequential(tree, ledger.read_looks(), spec)
     if not changes:
         ledger.storage.write("analysis.json", (to_json(tree) + "\n").encode())
     return tree
@@ -66,6 +69,8 @@ def analyze_table(
     subject: str | None,
     alpha: float | None,
     aggregate: str | None,
+    device: str | None = None,
+    order: str | None = None,
 ) -> dict[str, Any]:
     """Analyse any long table.
 
@@ -76,6 +81,8 @@ def analyze_table(
         subject: Column that names the subject.
         alpha: Significance level; None takes 0.05.
         aggregate: `mean` averages repeated cells.
+        device: Column that names the device of each row: adds the mixed models with devices.
+        order: Column that grows with time: adds the check of the run order and the drift model.
 
     Returns:
         The tree of design 4.6.
@@ -92,8 +99,30 @@ def analyze_table(
         subject=subject,
         alpha=0.05 if alpha is None else alpha,
         aggregate=aggregate,
+        resamples=RESAMPLES,
+        device=device,
+        order=order,
     )
     return analyze_frame(read_table(path), request)
+
+
+def render_tree(tree: dict[str, Any], form: str) -> str:
+    """Write an analysis for people or papers.
+
+    Args:
+        tree: The tree of design 4.6.
+        form: `text`, `csv`, `latex` (booktabs and APA sentences) or `methods` (a paragraph).
+
+    Returns:
+        Text.
+    """
+    from rayscale.analysis.csv_tables import to_csv
+    from rayscale.analysis.latex import to_latex
+    from rayscale.analysis.methods import methods_paragraph
+    from rayscale.analysis.text import render_text
+
+    writers = {"text": render_text, "csv": to_csv, "latex": to_latex, "methods": methods_paragraph}
+    return writers[form](tree)
 
 
 def export_table(ledger: Ledger, plan: Plan, form: str, out: Path | None) -> str | None:

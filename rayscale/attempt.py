@@ -141,7 +141,8 @@ def assemble_record(job: TrialJob, outcome: TrialOutcome, stats: SamplerStats | 
         energy = energy_result(trace, outcome.phases, energy_spec, stats)
     except (OSError, ValueError, RayscaleError) as error:
         energy = unavailable(outcome.phases, f"no readable power trace: {error}")
-    quality = judge(trace, outcome.phases, energy, energy_spec, stats, extra=tuple(notes))
+    steps = outcome.training.steps
+    quality = judge(trace, outcome.phases, energy, energy_spec, stats, steps=steps, extra=tuple(notes))
     return Record(
         sweep=job.sweep,
         trial_key=job.trial.trial_key,

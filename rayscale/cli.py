@@ -11,7 +11,7 @@ from typing import Annotated, Any
 
 import typer
 
-from rayscale import __version__
+from rayscale import __version__, commands_scaling
 from rayscale.errors import InputError, RayscaleError
 
 app = typer.Typer(
@@ -159,29 +159,56 @@ def analyze(
     within: Annotated[str | None, typer.Option(help="Within-subject factor(s), comma-separated.")] = None,
     subject: Annotated[str | None, typer.Option(help="Column that names the subject.")] = None,
     aggregate: Annotated[str | None, typer.Option(help="`mean`: average repeated cells.")] = None,
+    device: Annotated[str | None, typer.Option(help="Column that names the device: adds models with devices.")] = None,
+    order: Annotated[str | None, typer.Option(help="Column that grows with time: checks run order and drift.")] = None,
     alpha: Annotated[float | None, typer.Option(help="Significance level.", min=0.0, max=1.0)] = None,
+    resample: Annotated[
+        str | None, typer.Option(metavar="PERIOD", help="Also: as if power were sampled this seldom, e.g. 60s.")
+    ] = None,
+    form: Annotated[str, typer.Option("--format", help="text, csv, latex or methods.")] = "text",
     json_out: Annotated[str | None, typer.Option("--json", metavar="OUT|-", help="Write the result as JSON.")] = None,
 ) -> int:
     """Repeated-measures statistics of a sweep, or of any long table."""
     from rayscale.analysis.run import to_json
-    from rayscale.analysis.text import render_text
-    from rayscale.analyzing import analyze_ledger, analyze_table
+    from rayscale.analyzing import analyze_ledger, analyze_table, render_tree
 
+    if form not in ("text", "csv", "latex", "methods"):
+        raise InputError(f"--format {form}: expected text, csv, latex or methods")
     is_table = target.suffix in (".csv", ".parquet", ".json") and not target.is_dir()
     if is_table:
-        tree = analyze_table(target, dv=dv, within=within, subject=subject, alpha=alpha, aggregate=aggregate)
+        if resample is not None:
+            raise InputError("--resample: only for sweeps; a table has no power traces")
+        tree = analyze_table(
+            target,
+            dv=dv,
+            within=within,
+            subject=subject,
+            alpha=alpha,
+            aggregate=aggregate,
+            device=device,
+            order=order,
+        )
     else:
-        for name, value in (("--within", within), ("--subject", subject), ("--aggregate", aggregate)):
+        table_only = {"--within": within, "--subject": subject, "--aggregate": aggregate}
+        for name, value in {**table_only, "--device": device, "--order": order}.items():
             if value is not None:
                 raise InputError(f"{name}: only for tables; a sweep's design is in its file")
         ledger, spec = _open(target, storage)
         tree = analyze_ledger(ledger, _plan_of(ledger, spec), dv=dv, alpha=alpha)
+        if resample is not None:
+            from rayscale.resampling_view import resample_sweep
+
+            tree["resampled"] = resample_sweep(ledger, _plan_of(ledger, spec), resample)
     if json_out == "-":
         typer.echo(to_json(tree))
         return 0
     if json_out:
         Path(json_out).write_text(to_json(tree) + "\n", encoding="utf-8")
-    typer.echo(render_text(tree))
+    typer.echo(render_tree(tree, form))
+    if "resampled" in tree:
+        from rayscale.resampling_view import render_resampled
+
+        typer.echo("\n" + render_resampled(tree["resampled"]))
     return 0
 
 
@@ -250,6 +277,104 @@ def ui(
 
 
 @app.command()
+def doctor(
+    storage: Storage = Path(DEFAULT_STORAGE),
+    as_json: Json = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Do not import torch and Ray.")] = False,
+) -> int:
+    """Look whether a sweep can run here, what its energy would be worth, and what to do about it; exit 3 if not."""
+    from rayscale.doctor.examine import examine
+
+    diagnosis = examine(storage, quick=quick)
+    _print_json(diagnosis.document()) if as_json else typer.echo(diagnosis.text())
+    return diagnosis.exit_code
+
+
+@app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})
+def measure(
+    command: Annotated[list[str], typer.Argument(metavar="-- COMMAND ...", help="Program and arguments.")],
+    period: Annotated[str, typer.Option(help="Time between power samples.")] = "100ms",
+    trace: Annotated[Path | None, typer.Option(metavar="DIR", help="Keep the power traces here.")] = None,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="JSON on stdout; the command's own stdout then goes to stderr.")
+    ] = False,
+) -> int:
+    """Run any command under the power meter; its exit code is passed on.
+
+    Energy, mean and RMS power, coverage and verdict of every visible GPU, else of the CPU; as text on stderr.
+    """
+    from rayscale.metering import measure as run_measured
+    from rayscale.spec import EnergySpec
+
+    try:
+        spec = EnergySpec.model_validate({"period": period})
+    except ValueError:
+        raise InputError(f"--period {period}: expected a duration above 0 such as 100ms or 1s") from None
+    result = run_measured(command, spec, trace=trace, stdout=sys.stderr.fileno() if as_json else None)
+    _print_json(result.document()) if as_json else typer.echo(result.text(), err=True)
+    return result.exit_code
+
+
+@app.command()
+def power(
+    target: Annotated[Path | None, typer.Argument(metavar="[SWEEP|LEDGER]", help="A sweep, or a pilot.")] = None,
+    storage: Storage = Path(DEFAULT_STORAGE),
+    f: Annotated[float | None, typer.Option("--f", help="Cohen's f (sd of the means / sd of a value).")] = None,
+    means: Annotated[str | None, typer.Option(help="Expected means, comma-separated, instead of --f.")] = None,
+    sd_error: Annotated[float | None, typer.Option(help="Sd within repetitions, with --means.")] = None,
+    sd_subject: Annotated[float, typer.Option(help="Sd that a repetition's trials share, with --means.")] = 0.0,
+    from_ledger: Annotated[bool, typer.Option("--from-ledger", help="Insist on a pilot's finished trials.")] = False,
+    levels: Annotated[int | None, typer.Option(help="Conditions.")] = None,
+    rho: Annotated[float | None, typer.Option(help="Correlation within repetitions (0.5).")] = None,
+    epsilon: Annotated[float | None, typer.Option(help="Departure from sphericity (1).")] = None,
+    alpha: Annotated[float, typer.Option(help="Significance level.")] = 0.05,
+    wanted: Annotated[float, typer.Option("--power", help="Wanted power.")] = 0.8,
+    n: Annotated[int | None, typer.Option("--n", help="Repetitions.")] = None,
+    dv: Annotated[str | None, typer.Option(help="Measure of the pilot.")] = None,
+    as_json: Json = False,
+) -> int:
+    """How many repetitions: power for n, n for a power, smallest detectable effect."""
+    from rayscale.powering import PowerRequest, parse_numbers, power_document, render_power
+
+    request = PowerRequest(
+        f=f,
+        means=parse_numbers(means, "--means"),
+        sd_subject=sd_subject,
+        sd_error=sd_error,
+        levels=levels,
+        rho=rho,
+        epsilon=epsilon,
+        alpha=alpha,
+        power=wanted,
+        n=n,
+        dv=dv,
+        from_ledger=from_ledger,
+    )
+    ledger, spec = _open(target, storage) if target else (None, None)
+    document = power_document(request, spec, ledger)
+    _print_json(document) if as_json else typer.echo(render_power(document))
+    return 0
+
+
+@app.command("check-reported")
+def check_reported(
+    F: Annotated[str | None, typer.Option("--F", help="Published F, as printed.")] = None,  # noqa: N803
+    t: Annotated[str | None, typer.Option("--t", help="Published paired t, instead of F.")] = None,
+    df: Annotated[str | None, typer.Option(help="Degrees of freedom: 2,98 for F, 49 for t.")] = None,
+    ges: Annotated[str | None, typer.Option(help="Generalized eta squared, as printed.")] = None,
+    p: Annotated[str | None, typer.Option("--p", help="Published p, e.g. .1753 or '<.001'.")] = None,
+    comparisons: Annotated[int, typer.Option(help="Size of the family of a t (Bonferroni).")] = 1,
+    as_json: Json = False,
+) -> int:
+    """Derive what published statistics imply and whether they fit together; exit 1 if they cannot."""
+    from rayscale.checking import Reported, render_reported, reported_document
+
+    document = reported_document(Reported(F=F, t=t, df=df, ges=ges, p=p, comparisons=comparisons))
+    _print_json(document) if as_json else typer.echo(render_reported(document))
+    return 0 if document["fits"] else 1
+
+
+@app.command()
 def schema() -> int:
     """Print the JSON Schema of the sweep file, for editors."""
     from rayscale.spec import SweepSpec
@@ -257,6 +382,10 @@ def schema() -> int:
     document = SweepSpec.model_json_schema()
     _print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "rayscale sweep file", **document})
     return 0
+
+
+app.command()(commands_scaling.fit)
+app.command()(commands_scaling.forecast)
 
 
 def _print_json(document: Any) -> None:

@@ -75,6 +75,9 @@ class LocalStorage:
 INTERRUPTED = "interrupted"
 """Reason of an attempt that did not fail: its run was stopped or killed, and the trial is still to do."""
 
+STOP_DECISIONS = ("efficacy", "halfwidth")
+"""Decisions of a look that end a sweep early."""
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -94,7 +97,10 @@ class Failure:
 
 @dataclass(frozen=True)
 class Status:
-    """How far a sweep is; counts of trials of the current plan."""
+    """How far a sweep is; counts of trials of the current plan.
+
+    `stopped` says which look of `design.stop` ended it (None: none did); trials not run then are `not_needed`.
+    """
 
     planned: int
     completed: int
@@ -104,6 +110,8 @@ class Status:
     suspect: int
     invalid: int
     attempts: int
+    not_needed: int = 0
+    stopped: str | None = None
 
 
 class Ledger:
@@ -125,16 +133,18 @@ class Ledger:
 
     # -- plan ---------------------------------------------------------------------------------------------------------
 
-    def write_plan(self, plan: Plan, environment: dict[str, Any]) -> None:
+    def write_plan(self, plan: Plan, environment: dict[str, Any], looks: dict[str, Any] | None = None) -> None:
         """Store the plan with what produced it.
 
         Args:
             plan: The plan.
             environment: Versions and git revision.
+            looks: The looks of `design.stop` with their boundaries, None without such a rule.
         """
         document = {
             "spec": plan.spec.model_dump(mode="json", exclude_unset=True),
             "environment": environment,
+            **({"looks": looks} if looks else {}),
             "trials": [
                 {
                     "trial_key": trial.trial_key,
@@ -170,6 +180,25 @@ class Ledger:
         """Return what the stored plan was made with, empty if there is no plan."""
         content = self.storage.read("plan.json")
         return dict(json.loads(content).get("environment", {})) if content else {}
+
+    def read_looks(self) -> dict[str, Any] | None:
+        """Return `looks.json`: the plan of looks and the results of those taken; None before the first."""
+        content = self.storage.read("looks.json")
+        return dict(json.loads(content)) if content else None
+
+    def write_looks(self, document: dict[str, Any]) -> None:
+        """Store the looks, atomically.
+
+        Args:
+            document: `plan` and `looks`, each of which ends with `decision` and `reason`.
+        """
+        self.storage.write("looks.json", json.dumps(document, indent=1).encode())
+
+    def stopped(self, plan: Plan) -> str | None:
+        """Say which look ended the sweep before all its blocks, None if none did or the plan has no such rule."""
+        looks = (self.read_looks() or {}).get("looks", [])
+        ended = plan.spec.design.stop is not None and looks and looks[-1]["decision"] in STOP_DECISIONS
+        return str(looks[-1]["reason"]) if ended else None
 
     # -- records ------------------------------------------------------------------------------------------------------
 
@@ -266,8 +295,10 @@ class Ledger:
             run holds the lock.
         """
         plan = plan or self.read_plan()
-        active = self.lock_holder() is not None
+        active, stopped = self.lock_holder() is not None, self.stopped(plan)
         states = [self._state(trial.trial_key, active) for trial in plan.trials]
+        if stopped:
+            states = ["not_needed" if state in ("failed", "pending") else state for state in states]
         return Status(
             planned=len(states),
             completed=sum(state in ("clean", "suspect", "invalid") for state in states),
@@ -277,6 +308,8 @@ class Ledger:
             suspect=states.count("suspect"),
             invalid=states.count("invalid"),
             attempts=sum(len(self.attempts(trial.trial_key)) for trial in plan.trials),
+            not_needed=states.count("not_needed"),
+            stopped=stopped,
         )
 
     def _state(self, trial_key: str, active: bool) -> str:

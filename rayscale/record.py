@@ -110,7 +110,19 @@ class PhaseEnergy(_Part):
     instant_j: float | None = None
     """Integral of instantaneous power, where the device has it."""
     bound_j: float | None = None
-    """Half-width of what sampling at the edges and gaps leaves open."""
+    """Half-width of `energy_j`: the sum of the parts below that are known."""
+    edge_bound_j: float | None = None
+    """What the edges of the phase leave open: power may have changed between two samples, or within their window."""
+    gap_bound_j: float | None = None
+    """What gaps between samples leave open; 0 for a counter, which runs on through them."""
+    sampling_bound_j: float | None = None
+    """What a sensor that looks only part of the time leaves open (99 %, if the load is not in step with it)."""
+    sensor_bound_j: float | None = None
+    """Accuracy class of the sensor x energy: constant within a card, None where unknown."""
+    power_capped_share: float | None = None
+    """Share of the phase below the wanted clocks because of the power limit (NVML field 74)."""
+    thermal_share: float | None = None
+    """The same because of heat (NVML field 75)."""
     mean_w: float | None = None
     rms_w: float | None = None
     samples: int = 0

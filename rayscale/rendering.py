@@ -92,6 +92,8 @@ def render_status(ledger: Ledger, plan: Plan, counts: Status, holder: str | None
         f"of the completed: {counts.completed - counts.suspect - counts.invalid} clean, {counts.suspect} suspect, "
         f"{counts.invalid} invalid; {counts.attempts} attempts in all",
     ]
+    if counts.stopped:
+        lines.append(f"ended by design.stop, {counts.not_needed} trials are not needed: {counts.stopped}")
     if holder:
         lines.append(f"being run by {holder}")
     labels = {trial.trial_key: f"{condition_label(trial.condition)} rep {trial.repetition}" for trial in plan.trials}

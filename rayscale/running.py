@@ -104,9 +104,12 @@ def run_to_report(spec: SweepSpec, ledger: Ledger, *, arguments: str, with_repor
     plan = plan_sweep(spec)
     with ledger.lock():
         left = unfinished(plan, ledger)
-        if not left and _is_reported(ledger, plan):
-            summary = RunSummary(len(plan.trials), len(plan.trials), 0)
-            console.print(f"{spec.name}: all {len(plan.trials)} trials are completed; nothing to do")
+        stopped = ledger.stopped(plan)
+        if (stopped or not left) and _is_reported(ledger, plan):
+            summary = RunSummary(len(plan.trials), len(plan.trials) - len(left), 0, stopped=stopped)
+            why = f"the stop rule ended this sweep; {len(left)} trials are not needed ({stopped})"
+            what = why if stopped else f"all {len(plan.trials)} trials are completed; nothing to do"
+            console.print(f"{spec.name}: {what}", soft_wrap=True)
         else:
             summary = _run_and_report(plan, ledger, console, with_report=with_report)
     result = RunResult(spec.name, ledger.root, summary, time.monotonic() - start, _report_path(ledger))

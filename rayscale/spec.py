@@ -7,6 +7,7 @@ Reading order: the sections of one trial (`ModelSpec` ... `EnergySpec`), then wh
 from __future__ import annotations
 
 import copy
+import itertools
 import re
 from typing import Annotated, Any, Literal
 
@@ -211,6 +212,38 @@ class EnergySpec(Section):
     """Relative disagreement of the energy estimates that makes a trial suspect."""
     invalid_disagreement: Positive = 0.10
     """Relative disagreement of the energy estimates that makes a trial invalid."""
+    lag: Duration | None = None
+    """How far the GPU's averaged power trails what it describes; null: by the sensor's documented window."""
+    accuracy: float = Field(default=0.05, ge=0, lt=1)
+    """Accuracy class of the GPU's power sensor, relative. A constant of each card: it cancels within a block."""
+    max_throttled: float = Field(default=0.01, ge=0, le=1)
+    """Share of the training phase in which the device may be slowed down; above it the trial is suspect."""
+    max_limit_change: float = Field(default=0.005, ge=0)
+    """Relative change of power limit or clock policy during training that makes a trial suspect."""
+    max_resonance: Positive = 0.03
+    """Relative bias that step time and part-time sensor may cause in resonance; above it the trial is suspect."""
+
+
+class StopSpec(Section):
+    """Group-sequential stopping: looks at whole blocks, no further block once the question is answered."""
+
+    dv: str
+    """The measure that is tested; one of `analysis.dv`."""
+    after: list[int] = Field(min_length=1)
+    """Numbers of complete blocks at which to look, ascending. The end of the sweep is always the last look."""
+    spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
+    """How alpha is spread over the looks: little at first, or about evenly."""
+    alpha: float | None = Field(default=None, gt=0, lt=1)
+    """Type-I error over all looks; null: `analysis.alpha`."""
+    target_halfwidth: Positive | None = None
+    """Stop, too, when the widest confidence interval of a difference between levels is at most +- this (unit of dv)."""
+
+    @field_validator("after", mode="after")
+    @classmethod
+    def _ascending(cls, after: list[int]) -> list[int]:
+        if after[0] < 2 or any(later <= earlier for earlier, later in itertools.pairwise(after)):
+            raise ValueError("expected ascending numbers of complete blocks, the first at least 2")
+        return after
 
 
 class DesignSpec(Section):
@@ -224,6 +257,8 @@ class DesignSpec(Section):
     """Seed of run order, initial weights and data order."""
     order: Literal["randomized_blocks", "fixed", "latin_square"] = "randomized_blocks"
     """Order of conditions within a block. Only random order keeps drift from looking like an effect."""
+    stop: StopSpec | None = None
+    """Rule that may end the sweep before all repetitions; null: none."""
 
     @field_validator("factors", mode="after")
     @classmethod
@@ -240,6 +275,14 @@ class DesignSpec(Section):
         if factors["tokens"][0] < 1:  # type: ignore[operator]
             raise ValueError("levels of `tokens` are at least 1")
         return factors
+
+    @model_validator(mode="after")
+    def _stop_fits(self) -> DesignSpec:
+        if self.stop is not None and self.stop.after[-1] > self.repetitions:
+            raise ValueError(f"stop.after: expected looks at no more than `repetitions` ({self.repetitions}) blocks")
+        if self.stop is not None and all(len(levels) < 2 for levels in self.factors.values()):
+            raise ValueError("stop: expected a factor with at least two levels; there is nothing to test")
+        return self
 
 
 class ResourcesSpec(Section):
@@ -270,6 +313,17 @@ class AnalysisSpec(Section):
     """User-defined metrics: name -> arithmetic expression over the columns."""
     exclude: list[Literal["suspect", "invalid"]] = ["invalid"]
     """Verdicts whose trials the analysis leaves out (it says how many)."""
+    scale: Literal["raw", "log"] = "raw"
+    """Primary scale, declared before the runs: log compares ratios, raw differences. Both are always computed."""
+    equivalence: dict[str, Positive] = {}
+    """Margin per dependent variable, in its units: pairs of levels are tested for differing by less (TOST)."""
+
+    @model_validator(mode="after")
+    def _known_margins(self) -> AnalysisSpec:
+        unknown = [name for name in self.equivalence if name not in self.dv]
+        if unknown:
+            raise ValueError(f"equivalence: `{unknown[0]}` is not among analysis.dv ({', '.join(self.dv)})")
+        return self
 
 
 class TrackingSpec(Section):
@@ -323,6 +377,8 @@ class SweepSpec(Section):
             raise ValueError(
                 "data.tokenizer: expected `bytes`, {bpe: N} or a path, since the model has none of its own"
             )
+        if self.design.stop is not None and self.design.stop.dv not in self.analysis.dv:
+            raise ValueError(f"design.stop.dv: expected one of analysis.dv ({', '.join(self.analysis.dv)})")
         return self
 
     @property

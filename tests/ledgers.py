@@ -313,4 +313,4 @@ def _table(t: np.ndarray, power: np.ndarray, energy: EnergyResult, period: float
         "latency_s": [0.0002] * t.size,
     }
     schema = schema_of(meta)
-    return pa.table({name: columns[name] for name in schema.names}, schema=schema)
+    return pa.table({name: columns.get(name, missing) for name in schema.names}, schema=schema)

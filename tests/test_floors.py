@@ -30,11 +30,20 @@ FLOORS = {
     "planning": 3,
     "analyzing": 3,
     "rendering": 3,
+    "processtree": 3,
+    "metering": 3,
+    "doctor": 3,
+    "powering": 3,
+    "checking": 3,
+    "resampling_view": 3,
     "tracking": 3,
     "report": 3,
     "sweep": 4,
     "cluster": 4,
+    "fitting": 4,
+    "forecasting": 4,
     "running": 5,
+    "commands_scaling": 5,
     "cli": 5,
 }
 """Floor of each module or package; parts of one package may import each other."""
@@ -45,6 +54,9 @@ SAME_FLOOR = {
     ("environment", ""),
     ("trial", "attempt"),
     ("cli", "running"),
+    ("cli", "commands_scaling"),
+    ("metering", "processtree"),
+    ("report", "resampling_view"),
 }
 """Neighbours on one floor that may meet, in this direction only."""
 
@@ -57,7 +69,7 @@ ROOMS = {
     "pynvml": {"energy"},
     "statsmodels": {"analysis"},
     "scipy": {"analysis"},
-    "typer": {"cli"},
+    "typer": {"cli", "commands_scaling"},
 }
 
 

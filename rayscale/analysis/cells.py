@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rayscale.analysis.kernel import FloatArray
 from rayscale.analysis.levels import level_label, order_levels
@@ -153,6 +154,59 @@ def lay_out(
         n_obs=int(usable.sum()),
         n_duplicate_rows=int(usable.sum() - np.unique(flat).size),
     )
+
+
+@dataclass(frozen=True)
+class Places:
+    """Where the rows of a table belong in a design.
+
+    Attributes:
+        row: Index of each row with a usable value in the table; shape (rows,).
+        value: The measure there.
+        subject: Index into the design's subjects.
+        cell: Index of the cell.
+    """
+
+    row: NDArray[np.int64]
+    value: FloatArray
+    subject: NDArray[np.int64]
+    cell: NDArray[np.int64]
+
+
+def locate_rows(frame: DataFrame, cells: Cells, dv: str, subject: str) -> Places:
+    """Find every row's place in a design that `lay_out` made of the same table.
+
+    Args:
+        frame: The table.
+        cells: The design, before any factor was left out.
+        dv: Column of the measure.
+        subject: Column of the subject.
+
+    Returns:
+        The rows with a finite value, several per cell if there are.
+    """
+    _, subjects = _encode(frame, subject)
+    levels = [_factor(frame, name, known)[1] for name, known in zip(cells.factors, cells.levels, strict=True)]
+    cell = np.ravel_multi_index(tuple(levels), cells.shape)
+    numbers = _numbers(frame[dv], dv)
+    row = np.nonzero(np.abs(numbers) <= LARGEST)[0]
+    return Places(row, numbers[row], subjects[row], cell[row])
+
+
+def encode_labels(frame: DataFrame, column: str) -> tuple[list[str], NDArray[np.int64]]:
+    """Number the labels of a column.
+
+    Args:
+        frame: The table.
+        column: A column without empty entries.
+
+    Returns:
+        The distinct labels in order of appearance, and each row's index into them.
+
+    Raises:
+        InputError: For an empty entry.
+    """
+    return _encode(frame, column)
 
 
 def _encode(frame: DataFrame, column: str) -> tuple[list[str], np.ndarray]:

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from rayscale.analysis.adjust import ADJUSTMENTS, adjust
 from rayscale.analysis.anova import Anova, Effect
+from rayscale.analysis.bayes import log10_bayes_factor
 from rayscale.analysis.cells import Cells
+from rayscale.analysis.effect_intervals import cohen_dz_interval, cohen_dz_interval_as_r
+from rayscale.analysis.equivalence import equivalence
 from rayscale.analysis.jsonable import TINY_P, Tree, interval_tree, number, p_number
 from rayscale.analysis.kernel import FloatArray
 from rayscale.analysis.levels import interval_name, level_values, pair_label
-from rayscale.analysis.pairwise import Pair, pairwise, pooled_t
+from rayscale.analysis.pairwise import Pair, hedges_factor, pairwise, pooled_t
 from rayscale.analysis.ranks import friedman
 from rayscale.analysis.trend import loglog_slope, polynomial_trend
+from rayscale.analysis.tukey import RESOLUTION, tukey_p
 
 
 @dataclass(frozen=True)
@@ -38,17 +42,30 @@ class SingleFactor:
     effect: Effect
 
 
-def factor_parts(factors: Sequence[SingleFactor], alpha: float) -> Tree:
+def factor_parts(factors: Sequence[SingleFactor], alpha: float, margin: float | None = None) -> Tree:
     """Write all that looks at the levels of one factor; keyed by factor only where there are several.
 
     Args:
         factors: The factors.
         alpha: Significance level.
+        margin: Declared equivalence margin in units of the measure; None tests no equivalence.
 
     Returns:
-        `pairwise`, `pairwise_pooled_error`, `friedman`, `page`, `trend_*`, `loglog_slope_per_subject`.
+        `pairwise`, `pairwise_pooled_error`, `friedman`, `page`, `trend_*`, `loglog_slope_per_subject`, and with
+        a margin `equivalence`.
     """
-    parts = {factor.name: _one_factor(factor, alpha) for factor in factors}
+    return by_factor({factor.name: _one_factor(factor, alpha, margin) for factor in factors})
+
+
+def by_factor(parts: Mapping[str, Tree]) -> Tree:
+    """Turn factor -> section -> content into section -> (factor ->) content, factors only where there are several.
+
+    Args:
+        parts: Sections of each factor.
+
+    Returns:
+        The sections.
+    """
     if len(parts) == 1:
         return next(iter(parts.values()))
     names = dict.fromkeys(name for part in parts.values() for name in part)
@@ -79,7 +96,7 @@ def single_factors(cells: Cells, result: Anova) -> list[SingleFactor]:
     return found
 
 
-def _one_factor(factor: SingleFactor, alpha: float) -> Tree:
+def _one_factor(factor: SingleFactor, alpha: float, margin: float | None) -> Tree:
     pairs = pairwise(factor.values, alpha)
     labels = [pair_label(factor.levels[pair.lower], factor.levels[pair.higher]) for pair in pairs]
     rank, page = friedman(factor.values)
@@ -101,6 +118,7 @@ def _one_factor(factor: SingleFactor, alpha: float) -> Tree:
         },
         **_trends(factor),
         **_slope(factor, alpha),
+        **({} if margin is None else {"equivalence": _equivalence(pairs, labels, margin, alpha)}),
     }
 
 
@@ -110,6 +128,8 @@ def _pairs(pairs: Sequence[Pair], labels: Sequence[str], alpha: float) -> Tree:
     ci = interval_name(alpha)
     tree: Tree = {}
     for index, (label, pair) in enumerate(zip(labels, pairs, strict=True)):
+        dz, correction = cohen_dz_interval(pair.t, pair.df + 1, 1 - alpha), hedges_factor(pair.df)
+        bayes = log10_bayes_factor(pair.t, pair.df + 1)
         tree[label] = {
             "mean_diff": number(pair.mean_diff),
             "sd_diff": number(pair.sd_diff),
@@ -122,7 +142,12 @@ def _pairs(pairs: Sequence[Pair], labels: Sequence[str], alpha: float) -> Tree:
             f"{ci}_bonferroni": interval_tree(pair.ci_bonferroni),
             "cohen_dz": number(pair.cohen_dz),
             "hedges_gz": number(pair.hedges_gz),
+            f"cohen_dz_{ci}": interval_tree(cohen_dz_interval_as_r(pair.t, pair.df + 1, 1 - alpha, dz)),
+            f"cohen_dz_{ci}_exact": interval_tree(dz),
+            f"hedges_gz_{ci}": interval_tree((dz[0] * correction, dz[1] * correction)),
             "cohen_dav": number(pair.cohen_dav),
+            "bayes_factor_10": number(10**bayes) if abs(bayes) < 300 else None,
+            "log10_bayes_factor_10": number(bayes),
             "wilcoxon_V": pair.wilcoxon.V,
             "wilcoxon_p_normal_no_continuity": p_number(pair.wilcoxon.p_normal),
             "wilcoxon_p_normal_continuity": p_number(pair.wilcoxon.p_continuity),
@@ -167,19 +192,60 @@ def _pooled(pairs: Sequence[Pair], labels: Sequence[str], factor: SingleFactor) 
             "p_none": p_number(p),
             "p_bonferroni": p_number(bonferroni[index]),
             "p_holm": p_number(holm[index]),
+            "p_tukey": p_number(tukey_p(t, len(factor.levels), factor.effect.df2)),
         }
         for index, (label, (t, p)) in enumerate(zip(labels, tested, strict=True))
     }
 
 
+def _equivalence(pairs: Sequence[Pair], labels: Sequence[str], margin: float, alpha: float) -> Tree:
+    tree: Tree = {}
+    for label, pair in zip(labels, pairs, strict=True):
+        found = equivalence(pair.mean_diff, pair.sd_diff, pair.df + 1, -margin, margin, alpha)
+        tree[label] = {
+            "margin": margin,
+            "t_lower": number(found.t_lower),
+            "t_upper": number(found.t_upper),
+            "df": found.df,
+            "p_lower": p_number(found.p_lower),
+            "p_upper": p_number(found.p_upper),
+            "p": p_number(found.p),
+            interval_name(2 * alpha): interval_tree(found.ci),
+            "equivalent": None if math.isnan(found.p) else found.p < alpha,
+        }
+    return tree
+
+
+def tukey_note(tree: Tree) -> str | None:
+    """Say if a Tukey p is only an upper bound.
+
+    Args:
+        tree: The `pairwise_pooled_error` part.
+
+    Returns:
+        A sentence, or None.
+    """
+    rows = list(tree.values())
+    if rows and "df" not in rows[0]:
+        rows = [row for part in rows for row in part.values()]
+    if any(row["p_tukey"] is not None and row["p_tukey"] < RESOLUTION for row in rows):
+        return (
+            f"p_tukey below {RESOLUTION:g} is an upper bound (the rule's resolution); p_bonferroni has all its digits"
+        )
+    return None
+
+
 def _trends(factor: SingleFactor) -> Tree:
-    values = level_values(factor.levels)
-    spacings: dict[str, list[float]] = {"trend_equal_spacing": [float(i) for i in range(len(factor.levels))]}
-    if values is not None and len(set(values)) == len(values):
+    positions = [float(i + 1) for i in range(len(factor.levels))]
+    # Levels that are names have no scores of their own; `trend_scores` says that their positions serve.
+    values = level_values(factor.levels) or positions
+    spacings: dict[str, list[float]] = {"trend_equal_spacing": positions}
+    if len(set(values)) == len(values):
         spacings["trend_actual_scores"] = values
         if min(values) > 0:
             spacings["trend_log2_scores"] = [math.log2(value) for value in values]
-    return {
+    named = level_values(factor.levels) is None
+    trends = {
         name: {
             f"deg{trend.degree}": {
                 "SS": number(trend.SS * factor.others),
@@ -192,6 +258,7 @@ def _trends(factor: SingleFactor) -> Tree:
         }
         for name, scores in spacings.items()
     }
+    return {"trend_scores": "positions" if named else "levels", **trends}
 
 
 def _slope(factor: SingleFactor, alpha: float) -> Tree:

@@ -91,15 +91,26 @@ def friedman(values: FloatArray) -> tuple[Friedman, Page]:
         Friedman's and Page's tests.
     """
     n, k = values.shape
-    ranked = [average_ranks(row) for row in values]
-    sums = np.sum([ranks for ranks, _ in ranked], axis=0)
-    ties = math.fsum(float(np.sum(counts**3 - counts)) for _, counts in ranked)
+    sums, ties = _rank_sums(values)
     below = n * k * (k + 1) - ties / (k - 1)
     chi2 = 12 * float(np.sum((sums - n * (k + 1) / 2) ** 2)) / below if below > 0 else math.nan
     rest = n * (k - 1) - chi2
     imd = (n - 1) * chi2 / rest if rest > 1e-9 * n * k else math.nan
     result = Friedman(chi2, k - 1, chi2_tail(chi2, k - 1), chi2 / (n * (k - 1)), imd)
     return result, _page(sums, n, k)
+
+
+def _rank_sums(values: FloatArray) -> tuple[FloatArray, float]:
+    """Column sums of the average ranks within rows, and the sum of c^3 - c over all groups of c tied values."""
+    k = values.shape[1]
+    sums, ties = np.zeros(k), 0.0
+    for j in range(k):
+        # Rank = 1 + how many are smaller + half of how many others are equal; each of c tied values adds c^2 - 1.
+        equal = np.sum(values == values[:, j : j + 1], axis=1)
+        smaller = np.sum(values < values[:, j : j + 1], axis=1)
+        sums[j] = float(np.sum(smaller)) + float(np.sum(equal + 1)) / 2
+        ties += float(np.sum(equal**2 - 1))
+    return sums, ties
 
 
 def _page(sums: FloatArray, n: int, k: int) -> Page:

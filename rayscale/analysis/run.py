@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from rayscale.analysis.adjust import ADJUSTMENTS
@@ -13,6 +13,9 @@ from rayscale.analysis.efficiency import METRICS, is_energy_column, mechanical_e
 from rayscale.analysis.expression import expression_columns
 from rayscale.analysis.jsonable import Tree, to_json
 from rayscale.analysis.levels import level_label
+from rayscale.analysis.mixed_parts import Extras, attach_parts
+from rayscale.analysis.mixed_rows import ledger_rows, subjects_within_devices, table_rows
+from rayscale.analysis.resampling import RESAMPLES
 from rayscale.analysis.sentences import plain_sentences
 from rayscale.analysis.table import ledger_frame
 from rayscale.analysis.tree import build_tree, without_constant_factors
@@ -37,6 +40,11 @@ class AnalysisRequest:
         alpha: Significance level; intervals have confidence 1 - alpha.
         correction: Adjustment of pairwise p values that text leads with; the tree has all of them.
         aggregate: `mean` or `median` of several rows of one cell; None refuses such rows.
+        device: Column of the device each row ran on; adds the mixed models with devices.
+        order: Column that grows with time; adds the check of the run order and the drift model.
+        scale: `raw` or `log`: which analysis is primary, declared beforehand; the other stands beside it.
+        equivalence: Measure -> margin within which two levels count as equivalent.
+        resamples: Permutations and bootstrap resamples; 0 leaves them out.
     """
 
     dv: tuple[str, ...]
@@ -45,6 +53,11 @@ class AnalysisRequest:
     alpha: float = 0.05
     correction: str = "bonferroni"
     aggregate: str | None = None
+    device: str | None = None
+    order: str | None = None
+    scale: str = "raw"
+    equivalence: Mapping[str, float] = field(default_factory=dict)
+    resamples: int = 0
 
     def problems(self) -> list[str]:
         """List what cannot be meant, one line each."""
@@ -55,7 +68,7 @@ class AnalysisRequest:
             found.append(f"unknown correction `{self.correction}`; expected one of {', '.join(ADJUSTMENTS)}")
         if self.aggregate is not None and self.aggregate not in AGGREGATES:
             found.append(f"unknown aggregate `{self.aggregate}`; expected one of {', '.join(AGGREGATES)}")
-        roles = [*self.within, self.subject]
+        roles = [*self.within, self.subject, *(name for name in (self.device, self.order) if name is not None)]
         found += [f"column `{name}` has two roles" for name in dict.fromkeys(roles) if roles.count(name) > 1]
         found += [f"column `{name}` cannot be measure and factor at once" for name in self.dv if name in roles]
         return found
@@ -78,7 +91,11 @@ def analyze_frame(frame: DataFrame, request: AnalysisRequest) -> Tree:
     """
     if request.problems():
         raise InputError(request.problems())
-    require_columns(frame, [*request.dv, *request.within, request.subject])
+    optional = [name for name in (request.device, request.order) if name is not None]
+    require_columns(frame, [*request.dv, *request.within, request.subject, *optional])
+    note: str | None = None
+    if request.device is not None and request.aggregate is None:
+        frame, note = subjects_within_devices(frame, request.within, request.subject, request.device)
     trees = {}
     for dv in request.dv:
         cells = lay_out(frame, dv, request.within, request.subject, aggregate=request.aggregate)
@@ -88,7 +105,8 @@ def analyze_frame(frame: DataFrame, request: AnalysisRequest) -> Tree:
             )
         if max(cells.shape) < 2:
             raise InputError(f"column `{', '.join(request.within)}`: one level; a comparison needs at least two")
-        trees[dv] = _one_measure(cells, dv, request, _estimated(frame, dv, {}))
+        extras = _table_extras(frame, cells, dv, request)
+        trees[dv] = _one_measure(cells, dv, request, _estimated(frame, dv, {}), extras, [note] if note else [])
     return next(iter(trees.values())) if len(trees) == 1 else {"results": trees}
 
 
@@ -118,8 +136,8 @@ def analyze_records(records: Iterable[Record], spec: SweepSpec, *, as_multi: boo
     results = {}
     for dv in request.dv:
         cells = lay_out(frame, dv, request.within, request.subject, known_levels=_known(spec), lenient=True)
-        results[dv] = _one_measure(cells, dv, request, _estimated(frame, dv, spec.analysis.metrics))
-        results[dv]["notes"] = [*notes, *results[dv]["notes"]]
+        extras = Extras.of_ledger(ledger_rows(frame, cells, dv, request.subject))
+        results[dv] = _one_measure(cells, dv, request, _estimated(frame, dv, spec.analysis.metrics), extras, notes)
     head: Tree = {
         "sweep": spec.name,
         "n_trials": len(records),
@@ -130,7 +148,16 @@ def analyze_records(records: Iterable[Record], spec: SweepSpec, *, as_multi: boo
     return head | (next(iter(results.values())) if not as_multi and len(results) == 1 else {"results": results})
 
 
-def _one_measure(cells: Cells, dv: str, request: AnalysisRequest, estimated: bool) -> Tree:
+def _table_extras(frame: DataFrame, cells: Cells, dv: str, request: AnalysisRequest) -> Extras:
+    if request.device is None and request.order is None and request.aggregate is None:
+        return Extras()
+    rows = table_rows(frame, cells, dv, request.subject, request.device, request.order)
+    return Extras(rows, request.device is not None, request.order is not None, request.aggregate)
+
+
+def _one_measure(
+    cells: Cells, dv: str, request: AnalysisRequest, estimated: bool, extras: Extras, notes: Sequence[str] = ()
+) -> Tree:
     varying = without_constant_factors(cells)
     metric = METRICS.get(dv)
     tree: Tree = {
@@ -145,9 +172,10 @@ def _one_measure(cells: Cells, dv: str, request: AnalysisRequest, estimated: boo
         "energy_estimated": estimated,
         "mechanical_exponent": mechanical_exponent(dv) if "tokens" in varying.factors else None,
     }
-    tree |= build_tree(varying, request.alpha)
+    margin = request.equivalence.get(dv)
+    tree |= build_tree(varying, request.alpha, scale=request.scale, margin=margin, resamples=request.resamples)
     dropped = [name for name in cells.factors if name not in varying.factors]
-    tree["notes"] = [*(f"{name} has one level and is left out" for name in dropped), *tree["notes"]]
+    tree["notes"] = [*notes, *(f"{name} has one level and is left out" for name in dropped), *tree["notes"]]
     if request.aggregate is not None:
         tree["cells"] = {
             "n_obs": cells.n_obs,
@@ -158,6 +186,7 @@ def _one_measure(cells: Cells, dv: str, request: AnalysisRequest, estimated: boo
             f"{cells.n_duplicate_rows} further rows of the same cells were joined by {request.aggregate}"
         )
     tree["plain"] = plain_sentences(tree)
+    attach_parts(tree, varying, extras, request.alpha)
     return tree
 
 
@@ -168,6 +197,9 @@ def _request(spec: SweepSpec) -> AnalysisRequest:
         within=varied or ("tokens",),
         alpha=spec.analysis.alpha,
         correction=spec.analysis.correction,
+        scale=spec.analysis.scale,
+        equivalence=spec.analysis.equivalence,
+        resamples=RESAMPLES,
     )
 
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import math
+
 from rayscale.analysis.adjust import ADJUSTMENTS
-from rayscale.analysis.jsonable import Tree
+from rayscale.analysis.distributions import t_two_sided
+from rayscale.analysis.jsonable import Tree, p_number
 from rayscale.analysis.levels import interval_name
 
 
@@ -36,6 +39,46 @@ def main_effects(tree: Tree) -> list[tuple[str, Tree, Tree, Tree]]:
     ]
 
 
+def primary_effect(tree: Tree, factor: str) -> Tree:
+    """Take the ANOVA line of a factor or interaction on the scale that was declared as primary.
+
+    Args:
+        tree: The tree of one measure.
+        factor: The effect.
+
+    Returns:
+        A line with `F`, `df1`, `df2`, `p_unc`, `p_GG`, `eps_GG` and their logarithms.
+    """
+    anova = tree["log_scale"]["anova"] if on_log_scale(tree) else tree["anova"]
+    return anova if len(tree["within"]) == 1 else anova[factor]
+
+
+def primary_pairs(tree: Tree, factor: str) -> Tree:
+    """Take the pairs of a factor on the scale that was declared as primary.
+
+    Args:
+        tree: The tree of one measure.
+        factor: The factor.
+
+    Returns:
+        Pair -> its line with `t` and the p values.
+    """
+    pairs = tree["log_scale"]["pairwise"] if on_log_scale(tree) else tree["pairwise"]
+    return pairs if len(tree["within"]) == 1 else pairs.get(factor, {})
+
+
+def on_log_scale(tree: Tree) -> bool:
+    """Say whether the log scale is the primary one.
+
+    Args:
+        tree: The tree of one measure.
+
+    Returns:
+        True if it was declared and could be computed.
+    """
+    return tree.get("scale") == "log" and bool(tree.get("log_scale"))
+
+
 def plain_sentences(tree: Tree) -> list[str]:
     """Say what was found.
 
@@ -46,10 +89,13 @@ def plain_sentences(tree: Tree) -> list[str]:
         Sentences without statistical terms that need explaining.
     """
     found = []
-    for factor, effect, pairs, levels in main_effects(tree):
-        found += [_effect(tree, factor, effect), _range(tree, factor, levels), _pairs(tree, factor, pairs)]
+    if on_log_scale(tree):
+        found.append(f"As declared, {tree['dv']} is compared on the log scale: by ratios instead of differences.")
+    for factor, _, _, levels in main_effects(tree):
+        found += [_effect(tree, factor, primary_effect(tree, factor)), _range(tree, factor, levels)]
+        found += [_pairs(tree, factor, primary_pairs(tree, factor)), _equivalence(tree, factor)]
     found += _interactions(tree)
-    found.append(_mechanical(tree))
+    found += [_mechanical(tree), _pairing(tree)]
     if tree["energy_estimated"]:
         found.append(f"The energy behind {tree['dv']} is estimated by a model, not measured by a sensor.")
     return [sentence for sentence in found if sentence]
@@ -96,12 +142,53 @@ def _pairs(tree: Tree, factor: str, pairs: Tree) -> str:
     return f"Taken pair by pair ({how}), {len(clear)} of {len(pairs)} pairs of {factor} differ: {named}{more}."
 
 
+def _equivalence(tree: Tree, factor: str) -> str:
+    rows = tree.get("equivalence")
+    rows = rows.get(factor) if rows and len(tree["within"]) > 1 else rows
+    if not rows:
+        return ""
+    margin = show(next(iter(rows.values()))["margin"])
+    alike = [label.replace("|", " and ") for label, row in rows.items() if row["equivalent"]]
+    if not alike:
+        return (
+            f"No two levels of {factor} are shown to be equal within the declared margin of {margin}; "
+            "this does not show that they differ."
+        )
+    return f"Shown to be equal within the declared margin of {margin}: {', '.join(alike)}."
+
+
+def _pairing(tree: Tree) -> str:
+    design = tree.get("design") or {}
+    informative, subject = design.get("pairing_informative"), tree["subject"]
+    if design.get("F_subject") is None:
+        return ""
+    numbers = (
+        f"F for {subject} = {show(design['F_subject'], 3)}, p {show_p(design['p_subject'])}, "
+        f"ICC = {show(design['icc_consistency'], 2)}"
+    )
+    if informative is None:
+        return f"Whether trials of the same {subject} are more alike than others cannot be told here ({numbers})."
+    if informative:
+        gain = design["relative_efficiency_rcbd_vs_crd"]
+        return (
+            f"Comparing within the same {subject} paid: without it about {show(gain, 3)} times as many trials would "
+            "have been needed for the same precision."
+        )
+    return (
+        f"Pairing carried no information: trials of the same {subject} are not shown to be more alike than trials of "
+        f"different ones ({numbers}), so this is in effect a comparison of independent trials."
+    )
+
+
 def _interactions(tree: Tree) -> list[str]:
     if len(tree["within"]) == 1:
         return []
     found = []
-    for name, effect in tree["anova"].items():
-        if ":" not in name or not isinstance(effect, dict) or effect["F"] is None:
+    for name in tree["anova"]:
+        if ":" not in name:
+            continue
+        effect = primary_effect(tree, name)
+        if effect["F"] is None:
             continue
         p = effect["p_GG"]
         clear = (p if p is not None else 0.0) < tree["alpha"]
@@ -133,7 +220,9 @@ def _mechanical(tree: Tree) -> str:
         if inside
         else "so the change differs from the purely mechanical one"
     )
+    t = (slope["mean"] - exponent) / slope["se"] if slope["se"] else math.nan
+    tested = f", p {show_p(p_number(t_two_sided(t, slope['df'])))}" if math.isfinite(t) else ""
     return (
         f"{text}. Measured: like tokens^{slope['mean']:.3f} (interval {ci['lo']:.3f} to {ci['hi']:.3f}) against the "
-        f"mechanical tokens^{exponent:g}, {beyond}."
+        f"mechanical tokens^{exponent:g}{tested}, {beyond}."
     )

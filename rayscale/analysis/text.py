@@ -9,7 +9,8 @@ from collections.abc import Sequence
 from rayscale.analysis.adjust import ADJUSTMENTS
 from rayscale.analysis.jsonable import Tree
 from rayscale.analysis.levels import interval_name
-from rayscale.analysis.sentences import main_effects, show, show_p
+from rayscale.analysis.sentences import main_effects, on_log_scale, primary_pairs, show, show_p
+from rayscale.analysis.text_details import detail_lines, section
 
 WIDTH = 100
 
@@ -68,15 +69,28 @@ def _measure(tree: Tree) -> list[str]:
     lines = [*_wrap(title), "=" * min(len(title), WIDTH)]
     lines += _wrap(f"= {tree['definition']}") if tree["definition"] else []
     lines += [f"{tree['n_subjects']} complete subjects ({tree['subject']}), within: {', '.join(tree['within'])}", ""]
-    for factor, _, pairs, levels in main_effects(tree):
-        lines += [*_descriptives(factor, levels, tree["alpha"]), "", *_pairs(factor, pairs, tree)]
+    for factor, _, _, levels in main_effects(tree):
+        lines += [*_descriptives(factor, levels, tree["alpha"]), "", *_pairs(factor, tree)]
     if len(tree["within"]) > 1:
         lines += [*_descriptives("cell", tree["descriptives"]["cells"], tree["alpha"]), ""]
     lines += [line for name, effect in _effects(tree) for line in _wrap_clauses(anova_line(name, effect))]
+    lines += [line for detail in detail_lines(tree) for line in _wrap(detail, "  ")]
+    lines += [line for detail in _mixed(tree) for line in _wrap(detail, "  ")]
     lines += ["", *(line for sentence in tree["plain"] for line in _wrap(f"- {sentence}", "  "))]
+    if tree.get("assumptions"):
+        lines += ["", "Assumptions", *(line for text in tree["assumptions"] for line in _wrap(f"- {text}", "  "))]
     if tree["notes"]:
         lines += ["", "Notes", *(line for note in tree["notes"] for line in _wrap(f"- {note}", "  "))]
     return lines
+
+
+def _mixed(tree: Tree) -> list[str]:
+    """Mixed models and the order of runs, where the tree has them."""
+    if not any(name.startswith("lmm_") or name == "run_order" for name in tree):
+        return []
+    from rayscale.analysis.mixed_text import mixed_text
+
+    return mixed_text(tree)
 
 
 def _effects(tree: Tree) -> list[tuple[str, Tree]]:
@@ -94,33 +108,41 @@ def _descriptives(factor: str, levels: Tree, alpha: float) -> list[str]:
     return _table([factor, "n", "mean", "sd", f"{_percent(alpha)} CI of the mean"], rows) if rows else []
 
 
-def _pairs(factor: str, pairs: Tree, tree: Tree) -> list[str]:
+def _pairs(factor: str, tree: Tree) -> list[str]:
+    """The pairs on the scale declared as primary: differences, or ratios of geometric means."""
+    pairs, raw, logs = primary_pairs(tree, factor), section(tree, "pairwise", factor), on_log_scale(tree)
     if not pairs:
         return []
     key, ci = ADJUSTMENTS[tree["correction"]], interval_name(tree["alpha"])
     simultaneous = tree["correction"] == "bonferroni"
-    rows = []
-    for label, row in pairs.items():
-        bounds = row[f"{ci}_bonferroni"] if simultaneous else row[ci]
-        p = show_p(row[key], row["log10_p_raw"]).removeprefix("= ") if row["t"] is not None else "n/a"
-        rows.append(
-            [
-                label.replace("|", " - "),
-                show(row["mean_diff"]),
-                _interval(bounds),
-                show(row["t"]),
-                p,
-                show(row["cohen_dz"], 3),
-            ]
-        )
-    kind = "simultaneous " if simultaneous else ""
+    interval = ("ratio_" if logs else "") + ci + ("_bonferroni" if simultaneous else "")
+    rows = [
+        [
+            label.replace("|", " / " if logs else " - "),
+            show(row["ratio" if logs else "mean_diff"]),
+            _interval(row[interval]),
+            show(row["t"]),
+            show_p(row[key], row["log10_p_raw"]).removeprefix("= ") if row["t"] is not None else "n/a",
+            show(row["cohen_dz"], 3),
+            *([] if logs else [_bayes(raw[label]["log10_bayes_factor_10"])]),
+        ]
+        for label, row in pairs.items()
+    ]
     header = [
         f"pair of {factor}",
-        "difference",
-        f"{kind}{_percent(tree['alpha'])} CI",
+        "ratio" if logs else "difference",
+        f"{'simultaneous ' if simultaneous else ''}{_percent(tree['alpha'])} CI",
         f"t({next(iter(pairs.values()))['df']})",
+        "p" if key == "p_raw" else f"p {tree['correction']}",
+        "dz",
     ]
-    return [*_table([*header, "p" if key == "p_raw" else f"p {tree['correction']}", "dz"], rows), ""]
+    return [*_table(header if logs else [*header, "BF10"], rows), ""]
+
+
+def _bayes(log10_factor: float | None) -> str:
+    if log10_factor is None:
+        return "n/a"
+    return show(10**log10_factor, 3) if abs(log10_factor) < 5 else f"10^{log10_factor:.1f}"
 
 
 def _percent(alpha: float) -> str:

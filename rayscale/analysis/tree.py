@@ -9,13 +9,18 @@ from dataclasses import replace
 import numpy as np
 
 from rayscale.analysis.anova import Anova, Effect, anova
+from rayscale.analysis.assumption_tree import assumption_parts
+from rayscale.analysis.assumptions import icc_interval
 from rayscale.analysis.cells import Cells
 from rayscale.analysis.descriptives import describe
-from rayscale.analysis.design_effects import design_effects
-from rayscale.analysis.factor_tree import SingleFactor, factor_parts, pair_notes, single_factors
+from rayscale.analysis.design_effects import DesignEffects, design_effects
+from rayscale.analysis.effect_intervals import effect_from_f, partial_eta2_interval
+from rayscale.analysis.factor_tree import SingleFactor, factor_parts, pair_notes, single_factors, tukey_note
 from rayscale.analysis.jsonable import TINY_P, Tree, interval_tree, number, p_number
 from rayscale.analysis.kernel import FloatArray
 from rayscale.analysis.levels import interval_name
+from rayscale.analysis.log_tree import log_scale
+from rayscale.analysis.resampling_tree import resampling_parts
 
 EFFECT_KEYS = (
     *("SS_effect", "SS_error", "df1", "df2", "F", "p_unc", "log10_p_unc", "eps_GG", "p_GG", "log10_p_GG"),
@@ -25,35 +30,54 @@ EFFECT_KEYS = (
 )
 """Names below `anova` of a one-way design (`SS` instead of `SS_effect` below an effect of a factorial one)."""
 
+LITTLE_ICC = 0.1
+"""Intraclass correlation up to which pairing that is not significant is called uninformative."""
 
-def build_tree(cells: Cells, alpha: float) -> Tree:
+
+def build_tree(
+    cells: Cells, alpha: float, *, scale: str = "raw", margin: float | None = None, resamples: int = 0
+) -> Tree:
     """Analyse one measure.
 
     Args:
         cells: The laid-out design, one or more factors.
         alpha: Significance level; intervals have confidence 1 - alpha.
+        scale: `raw` or `log`: which of the two is primary, as declared beforehand; both are computed.
+        margin: Declared equivalence margin in units of the measure; None tests no equivalence.
+        resamples: Number of permutations and bootstrap samples; 0 leaves `permutation` and `bootstrap` out.
 
     Returns:
-        The tree: `anova`, `multivariate`, `pairwise`, `pairwise_pooled_error`, `descriptives`, `design`, `friedman`,
-        `page`, `trend_*`, `loglog_slope_per_subject`, `log_scale`, `missing`, `listwise` (with missing cells), `notes`.
+        The tree: `scale`, `anova`, `effect_size`, `multivariate`, `pairwise`, `pairwise_pooled_error`, `equivalence`,
+        `descriptives`, `design`, `friedman`, `page`, `trend_*`, `loglog_slope_per_subject`, `log_scale`, `normality`,
+        `outliers`, `sphericity`, `assumptions`, `permutation`, `bootstrap`, `missing`, `listwise` (with missing
+        cells), `notes`.
     """
     values = cells.complete
     notes = _missing_notes(cells)
-    tree: Tree = {"n_subjects": int(values.shape[0]), "missing": _missing(cells)}
+    tree: Tree = {"scale": scale, "n_subjects": int(values.shape[0]), "missing": _missing(cells)}
     reason = _not_analysable(cells)
     if reason:
         tree |= _undefined(cells, alpha) | {"notes": [*notes, reason]}
         return tree
     result = anova(values, cells.shape, cells.factors)
-    tree |= {"anova": _anova_tree(result), "multivariate": _multivariate(result)}
+    tree |= {"anova": _anova_tree(result), "effect_size": _effect_sizes(result, alpha)}
+    tree["multivariate"] = _multivariate(result)
     factors = single_factors(cells, result)
-    tree |= factor_parts(factors, alpha)
+    tree |= factor_parts(factors, alpha, margin)
     tree["descriptives"] = _descriptives(cells, factors, alpha)
     tree["design"] = _design(values, alpha)
-    tree["log_scale"], log_note = _log_scale(cells)
+    tree["log_scale"], log_note = log_scale(cells, alpha)
+    if tree["log_scale"] is None and scale == "log":
+        tree["scale"] = "raw"
+        log_note.append("the declared primary scale (log) does not exist for this measure; the raw scale is shown")
+    tree |= assumption_parts(cells, result, alpha)
+    resampled, resampling_notes = resampling_parts(factors, alpha, resamples)
+    tree |= resampled
     if tree["missing"]["n_missing_cells"]:
         tree["listwise"] = {**tree["anova"], "pairwise": tree["pairwise"]}
-    tree["notes"] = [*notes, *_effect_notes(result), *pair_notes(tree["pairwise"]), *log_note]
+    tree["tukey_note"] = tukey_note(tree["pairwise_pooled_error"])
+    found = [*_effect_notes(result), *pair_notes(tree["pairwise"])]
+    tree["notes"] = [*notes, *found, *log_note, *resampling_notes]
     return tree
 
 
@@ -134,6 +158,18 @@ def _effect_tree(effect: Effect, ss_name: str) -> Tree:
     return tree | {"partial_eta2": number(effect.partial_eta2), "partial_epsilon2": number(effect.partial_epsilon2)}
 
 
+def _effect_sizes(result: Anova, alpha: float) -> Tree:
+    ci = interval_name(alpha)
+    rows = {
+        effect.name: {
+            f"partial_eta2_{ci}": interval_tree(partial_eta2_interval(effect.F, effect.df1, effect.df2, 1 - alpha)),
+            "partial_omega2": number(effect_from_f(effect.F, effect.df1, effect.df2).partial_omega2),
+        }
+        for effect in result.effects
+    }
+    return next(iter(rows.values())) if len(rows) == 1 else rows
+
+
 def _multivariate(result: Anova) -> Tree:
     test = result.multivariate
     if len(result.effects) > 1:
@@ -157,7 +193,7 @@ def _effect_notes(result: Anova) -> list[str]:
     return notes
 
 
-# -- descriptives, design, log scale -----------------------------------------------------------------------------------
+# -- descriptives, design ----------------------------------------------------------------------------------------------
 
 
 def _description(column: FloatArray, alpha: float) -> Tree:
@@ -188,12 +224,15 @@ def _design(values: FloatArray, alpha: float) -> Tree:
     found = design_effects(values, alpha)
     described = [describe(column, alpha) for column in values.T]
     ci = interval_name(alpha)
+    icc = icc_interval(found.F_subject, values.shape[0], values.shape[1], 1 - alpha)
     return {
         "MS_subject": number(found.MS_subject),
         "MS_error": number(found.MS_error),
         "F_subject": number(found.F_subject),
         "p_subject": p_number(found.p_subject),
         "icc_consistency": number(found.icc_consistency),
+        f"icc_consistency_{ci}": interval_tree(icc),
+        "pairing_informative": _pairing_informative(found, alpha),
         "var_subject_mom": number(found.var_subject_mom),
         "relative_efficiency_rcbd_vs_crd": number(found.relative_efficiency),
         f"loftus_masson_{ci}_halfwidth": number(found.loftus_masson),
@@ -203,26 +242,13 @@ def _design(values: FloatArray, alpha: float) -> Tree:
     }
 
 
-def _log_scale(cells: Cells) -> tuple[Tree | None, list[str]]:
-    """The ANOVA of ln(measure): ratios instead of differences. Null for measures that are not positive."""
-    if not (cells.complete > 0).all():
-        return None, ["log_scale is null: the measure has values that are not positive"]
-    result = anova(np.log(cells.complete), cells.shape, cells.factors)
-    effects = {effect.name: _log_effect(effect) for effect in result.effects}
-    return {"anova": next(iter(effects.values())) if len(effects) == 1 else effects}, []
-
-
-def _log_effect(effect: Effect) -> Tree:
-    return {
-        "F": number(effect.F),
-        "df1": effect.df1,
-        "df2": effect.df2,
-        "p_unc": p_number(effect.p_unc),
-        "eps_GG": number(effect.eps_GG),
-        "p_GG": p_number(effect.p_GG),
-        "ges": number(effect.generalized_eta2),
-        "pes": number(effect.partial_eta2),
-    }
+def _pairing_informative(found: DesignEffects, alpha: float) -> bool | None:
+    """True if subjects differ, False if they plainly do not, None if these data cannot tell."""
+    if math.isnan(found.p_subject):
+        return None
+    if found.p_subject < alpha:
+        return True
+    return False if found.icc_consistency <= LITTLE_ICC else None
 
 
 def without_constant_factors(cells: Cells) -> Cells:

@@ -3,6 +3,8 @@
 The three estimates stay apart until `phase_energy` names one of them `energy_j`. Which one: the counter for RAPL and
 the estimate (power is derived from it there); for NVML the counter if it ran through the window without reset or
 standstill and lies within 10 % of the integral, else the integral.
+
+    energy ± bound,  bound = edges + gaps + sampling + sensor class        each part by name in `PhaseEnergy`
 """
 
 from __future__ import annotations
@@ -14,7 +16,8 @@ from typing import Literal
 
 import numpy as np
 
-from rayscale.energy.signals import Counter, Steps, backward_steps, counter_of, forward_steps
+from rayscale.energy.signals import Blur, Counter, Steps, backward_steps, counter_of, forward_steps
+from rayscale.energy.slow import grown_share
 from rayscale.energy.trace import Trace
 from rayscale.record import PhaseEnergy
 
@@ -22,6 +25,8 @@ MAX_HOLD_PERIODS = 2.5
 """A poll vouches for this many periods; longer silence is a gap."""
 MIN_USABLE_COVERAGE = 0.5
 """Below this share of covered time an integral of held samples is guesswork and not given."""
+NORMAL_99 = 2.576
+"""Two-sided 99 % point of the normal distribution."""
 CONSISTENT = 0.10
 """Largest relative distance from the integral at which an NVML counter is still believed."""
 
@@ -38,7 +43,9 @@ class WindowEnergy:
         integral_j: Integral of the primary power.
         instant_j: Integral of instantaneous power.
         counter_bound_j: Half-width of what the counter's edges leave open.
-        integral_bound_j: Half-width of what edges and gaps leave open in `integral_j`.
+        integral_bound_j: Half-width of what edges, gaps and part-time sampling leave open in `integral_j`.
+        gap_bound_j: The part of it that gaps make.
+        sampling_bound_j: The part of it that part-time sampling makes.
         square_w2s: Integral of the squared primary power.
         covered_s: Time that power polls vouch for.
         samples: Power polls inside the window.
@@ -57,6 +64,8 @@ class WindowEnergy:
     samples: int
     resets: int
     standstill_s: float
+    gap_bound_j: float | None = None
+    sampling_bound_j: float | None = None
 
 
 def power_steps(trace: Trace) -> Steps | None:
@@ -71,7 +80,22 @@ def power_steps(trace: Trace) -> Steps | None:
     hold = max_hold(trace)
     if trace.meta.hold == "backward":
         return backward_steps(trace.t, trace.power_w, np.isfinite(trace.energy_j), hold)
-    return forward_steps(trace.t, trace.power_w, hold) or forward_steps(trace.t, trace.instant_w, hold)
+    blur, shift = Blur.of(trace.meta.power, trace.period_s), trace.meta.power_shift_s
+    primary = forward_steps(trace.t, trace.power_w, hold, shift_s=shift, blur=blur)
+    return primary or instant_steps(trace)
+
+
+def instant_steps(trace: Trace) -> Steps | None:
+    """Read the instantaneous power of a trace as a step function.
+
+    Args:
+        trace: The trace.
+
+    Returns:
+        The step function, None without any sample.
+    """
+    blur, shift = Blur.of(trace.meta.instant, trace.period_s), trace.meta.instant_shift_s
+    return forward_steps(trace.t, trace.instant_w, max_hold(trace), shift_s=shift, blur=blur)
 
 
 def max_hold(trace: Trace) -> float:
@@ -110,7 +134,7 @@ def integrate_windows(trace: Trace, windows: Sequence[tuple[float, float]]) -> l
         ValueError: If a window ends before it starts.
     """
     power = power_steps(trace)
-    instant = forward_steps(trace.t, trace.instant_w, max_hold(trace))
+    instant = instant_steps(trace)
     # instantaneous power does not trail as the 1-s average does; counter-only sources have no shape of their own
     shape = (instant or power) if trace.meta.hold == "forward" else None
     signals = _Signals(power, instant, counter_of(trace.t, trace.energy_j, power, shape))
@@ -131,6 +155,8 @@ def _window(trace: Trace, signals: _Signals, start: float, end: float) -> Window
     usable = _usable(power, start, end)
     counter_j, counter_bound = _by_counter(trace, counter, start, end)
     instant_usable = _usable(instant, start, end)
+    gap = usable.gap_bound(start, end) if usable else None
+    sampling = _sampling_bound(trace, usable, start, end)
     inside = (trace.t >= start) & (trace.t <= end) & ~(np.isnan(trace.power_w) & np.isnan(trace.instant_w))
     return WindowEnergy(
         duration_s=end - start,
@@ -138,13 +164,33 @@ def _window(trace: Trace, signals: _Signals, start: float, end: float) -> Window
         integral_j=usable.energy(start, end) if usable else None,
         instant_j=instant_usable.energy(start, end) if instant_usable else None,
         counter_bound_j=counter_bound,
-        integral_bound_j=usable.edge_bound(start, end) + usable.gap_bound(start, end) if usable else None,
+        integral_bound_j=total([usable.edge_bound(start, end), gap, sampling]) if usable else None,
         square_w2s=usable.square(start, end) if usable else None,
         covered_s=power.covered(start, end) if power else 0.0,
         samples=int(inside.sum()),
         resets=counter.resets_in(start, end) if counter else 0,
         standstill_s=counter.longest_standstill(start, end) if counter else 0.0,
+        gap_bound_j=gap,
+        sampling_bound_j=sampling,
     )
+
+
+def _sampling_bound(trace: Trace, steps: Steps | None, start: float, end: float) -> float | None:
+    """Bound what a part-time sensor may miss of a load that is not in step with it: 2.58 standard errors of a mean.
+
+    n windows of length w, one every `every` seconds, see the share w / every of the time; the finite-population factor
+    sqrt(1 - w / every) makes the error vanish for a sensor that sees all of it.
+    """
+    sensor = trace.meta.power
+    if steps is None:
+        return None
+    every = max(sensor.update_s, trace.period_s) if sensor is not None else 0.0
+    if sensor is None or sensor.window_s >= every or end <= start:
+        return 0.0
+    inside = steps.values[(steps.stops > start) & (steps.starts < end)]
+    sd = float(np.std(inside, ddof=1)) if len(inside) > 1 else 0.0
+    n = max(1.0, (end - start) / every)
+    return NORMAL_99 * sd / math.sqrt(n) * math.sqrt(1 - sensor.window_s / every) * (end - start)
 
 
 def _usable(steps: Steps | None, start: float, end: float) -> Steps | None:
@@ -209,19 +255,56 @@ def phase_energy(trace: Trace, windows: Sequence[tuple[float, float]], estimate:
         total([p.integral_bound_j for p in parts]),
     )
     by_counter = counter is not None and (estimate == "counter" or integral is None)
+    energy = counter if by_counter else integral
+    if by_counter:
+        bounds = _Bounds.of(counter_bound, 0.0, 0.0, energy, trace.meta.accuracy)
+    else:
+        gaps, sampling = total([p.gap_bound_j for p in parts]), total([p.sampling_bound_j for p in parts])
+        bounds = _Bounds.of(integral_bound, gaps, sampling, energy, trace.meta.accuracy)
     square = total([p.square_w2s for p in parts])
     return PhaseEnergy(
         duration_s=duration,
-        energy_j=counter if by_counter else integral,
+        energy_j=energy,
         counter_j=counter,
         integral_j=integral,
         instant_j=total([p.instant_j for p in parts]),
-        bound_j=counter_bound if by_counter else integral_bound,
+        bound_j=bounds.total_j,
+        edge_bound_j=bounds.edge_j,
+        gap_bound_j=bounds.gap_j,
+        sampling_bound_j=bounds.sampling_j,
+        sensor_bound_j=bounds.sensor_j,
         mean_w=_over(integral if integral is not None else counter, duration),
         rms_w=math.sqrt(square / duration) if square is not None and duration > 0 else None,
         samples=sum(p.samples for p in parts),
         coverage=_over(math.fsum(p.covered_s for p in parts), duration) or 0.0,
+        power_capped_share=grown_share(trace.t, trace.power_violation_s, windows),
+        thermal_share=grown_share(trace.t, trace.thermal_violation_s, windows),
     )
+
+
+@dataclass(frozen=True)
+class _Bounds:
+    total_j: float | None = None
+    edge_j: float | None = None
+    gap_j: float | None = None
+    sampling_j: float | None = None
+    sensor_j: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        measured: float | None,
+        gap: float | None,
+        sampling: float | None,
+        energy: float | None,
+        accuracy: float | None,
+    ) -> _Bounds:
+        """Name the parts: what was measured is edges + gaps + sampling; the sensor's class comes on top."""
+        if measured is None or gap is None or sampling is None or energy is None:
+            return cls()
+        sensor = None if accuracy is None else accuracy * abs(energy)
+        edge = max(0.0, measured - gap - sampling)
+        return cls(measured + (sensor or 0.0), edge, gap, sampling, sensor)
 
 
 def total(values: Sequence[float | None]) -> float | None:

@@ -10,11 +10,14 @@ from typing import Any, Literal
 import numpy as np
 
 from rayscale.energy.reader import PowerReader, Reading, Source
+from rayscale.energy.sensors import NO_SENSORS, SensorWindow
 
 Hold = Literal["forward", "backward"]
 
 STREAM, PARQUET = "power.arrows", "power.parquet"
 COLUMNS = tuple(field.name for field in fields(Reading))
+TEXTS = frozenset({"throttle", "others", "fault"})
+"""The columns that hold words; all others hold numbers."""
 META_KEY = b"rayscale"
 
 
@@ -31,6 +34,10 @@ class TraceMeta:
         device_uuid: The device.
         device_name: Its product name.
         started_at: Wall clock of the first poll, ISO 8601; a label only.
+        power: Update period and averaging window of the primary power; None: every value is the truth of its time.
+        instant: The same of the instantaneous power.
+        lag_s: How far the primary power trails, in s, where the sweep file states it; None takes it from `power`.
+        accuracy: Relative accuracy class of the sensor; None = unknown.
     """
 
     source: Source
@@ -41,6 +48,10 @@ class TraceMeta:
     device_uuid: str | None = None
     device_name: str | None = None
     started_at: str | None = None
+    power: SensorWindow | None = None
+    instant: SensorWindow | None = None
+    lag_s: float | None = None
+    accuracy: float | None = None
 
     @property
     def hold(self) -> Hold:
@@ -49,6 +60,20 @@ class TraceMeta:
         A device's sensor speaks until the next sample; a counter's difference quotient speaks of the time before it.
         """
         return "forward" if self.source == "nvml" else "backward"
+
+    @property
+    def power_shift_s(self) -> float:
+        """How far earlier than its sample the middle of what a held value stands for lies. Units: s.
+
+        A value read at t describes a window whose middle lies `lag` before t, and is then held over [t, t + period],
+        whose middle lies half a period after t.
+        """
+        return _shift(self.power, self.lag_s, self.period_s)
+
+    @property
+    def instant_shift_s(self) -> float:
+        """The same of the instantaneous power. Units: s."""
+        return _shift(self.instant, None, self.period_s)
 
     @classmethod
     def of(cls, reader: PowerReader, period_s: float, started_at: str | None = None) -> TraceMeta:
@@ -71,7 +96,37 @@ class TraceMeta:
             device_uuid=reader.device_uuid,
             device_name=reader.device_name,
             started_at=started_at,
+            **getattr(reader, "sensors", NO_SENSORS).meta(),
         )
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> TraceMeta:
+        """Read what `to_json` wrote.
+
+        Args:
+            text: JSON.
+
+        Returns:
+            The description; names that are not known here are left out.
+
+        Raises:
+            TypeError: If a needed name is missing.
+            ValueError: If it is no JSON object.
+        """
+        values = dict(json.loads(text))
+        for name in ("power", "instant"):
+            values[name] = SensorWindow(**values[name]) if values.get(name) else None
+        known = {field.name for field in fields(cls)}
+        return cls(**{name: value for name, value in values.items() if name in known})
+
+    def to_json(self) -> str:
+        """Write the description as JSON."""
+        return json.dumps(asdict(self))
+
+
+def _shift(sensor: SensorWindow | None, lag_s: float | None, period_s: float) -> float:
+    lag = lag_s if lag_s is not None else sensor.lag_s if sensor is not None else None
+    return lag + period_s / 2 if lag is not None else 0.0
 
 
 def schema_of(meta: TraceMeta) -> Any:
@@ -85,8 +140,8 @@ def schema_of(meta: TraceMeta) -> Any:
     """
     import pyarrow as pa
 
-    types = {name: pa.string() if name == "throttle" else pa.float64() for name in COLUMNS}
-    return pa.schema(list(types.items()), metadata={META_KEY: json.dumps(asdict(meta)).encode()})
+    types = {name: pa.string() if name in TEXTS else pa.float64() for name in COLUMNS}
+    return pa.schema(list(types.items()), metadata={META_KEY: meta.to_json().encode()})
 
 
 def batch_of(readings: Sequence[Reading], schema: Any) -> Any:

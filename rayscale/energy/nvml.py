@@ -1,38 +1,49 @@
 """Power of one NVIDIA GPU through NVML (module `pynvml` of nvidia-ml-py), addressed by UUID.
 
-What each number is (research/energy.md section 3):
-- the *energy counter* (field 83, mJ since driver load, Volta and later) advances about every 100 ms;
-- *averaged power* (field 185, or `nvmlDeviceGetPowerUsage` where that is missing) is a 1-s average on Ampere and later,
-  except on GA100 (A100), where the plain call is a 25-ms window every 100 ms;
-- *instantaneous power* (field 186) is a 25-ms window every 100 ms on Hopper.
-Every entry of a field query has its own return code; an entry that failed is None. The counter and the slow values
-(temperature, clock, throttling) are read once per second and at phase edges only: polling the counter at 10 Hz makes
-some consumer cards undercount (by 13 % in HotCarbon'26, Dauner et al.), and the process-wide driver lock is left alone.
+    every poll           averaged power (field 185, else nvmlDeviceGetPowerUsage), instantaneous power (field 186)
+    once per second      energy counter (83), time throttled by power (74) and heat (75), temperature, clocks,
+    and at edges         event reasons, power limit, clock policy
+    every 5 s, at edges  compute processes, memory errors
+
+Every entry of a field query has its own return code; an entry that failed is None and its error is named in
+`Reading.fault`. What the numbers mean on which architecture is in `sensors`. The counter is read slowly because polling
+it at 10 Hz makes some consumer cards undercount (by 13 % in HotCarbon'26, Dauner et al.); the process list is read
+still more slowly because it holds the driver's lock for milliseconds (MangoHud PR 2104).
 """
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
-from rayscale.energy.devices import refuse_mig, start_nvml, text
+from rayscale.energy.devices import refuse_mig, text
+from rayscale.energy.nvml_calls import NvmlCalls, open_calls
 from rayscale.energy.reader import Reading, Source
+from rayscale.energy.sensors import (
+    ACCURACY,
+    Sensors,
+    architecture_name,
+    average_window,
+    instant_window,
+    usage_window,
+)
+from rayscale.energy.tenants import foreign_processes
 from rayscale.errors import EnvironmentUnusableError
 
-_THROTTLE = ("SwPowerCap", "HwSlowdown", "SyncBoost", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
-_VALUE_FIELDS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 COUNTER_RESOLUTION_S = 0.1
 """Update period of the energy counter (zeus documentation; SC'24 artefact measures 99-104 ms on H100 and A100)."""
+RARE_PERIOD_S = 5.0
+"""Shortest time between two reads of the process list: 0.2 Hz."""
+REOPEN_PERIOD_S = 1.0
+IMPLAUSIBLE_LIMITS = 3.0
+"""A power of more than this many power limits is a broken read, not a load."""
 
-
-@dataclass(frozen=True)
-class _Slow:
-    energy_j: float | None = None
-    temperature_c: float | None = None
-    sm_clock_mhz: float | None = None
-    throttle: str | None = None
+_FAST = ("averaged power", "instantaneous power")
+_AVERAGE, _INSTANT = _FAST
+_ENERGY, _POWER_TIME, _HEAT_TIME = "cumulative energy", "power violation time", "thermal violation time"
+_USAGE = "power usage"
 
 
 class NvmlReader:
@@ -49,6 +60,9 @@ class NvmlReader:
         nvml: Any = None,
         clock: Callable[[], float] = time.monotonic,
         slow_period_s: float = 1.0,
+        pid: int | None = None,
+        lag_s: float | None = None,
+        accuracy: float = ACCURACY,
     ) -> None:
         """Open the GPU and find out what it can be asked.
 
@@ -57,160 +71,231 @@ class NvmlReader:
             nvml: The binding; None imports `pynvml`.
             clock: CLOCK_MONOTONIC in s.
             slow_period_s: Shortest time between two reads of the counter and the slow values, in s.
+            pid: The trial's process; without it nobody can tell foreign processes from it.
+            lag_s: How far averaged power trails, in s; None takes the documented window.
+            accuracy: Relative accuracy class of the power sensor.
 
         Raises:
             EnvironmentUnusableError: If there is no such GPU, it is in MIG mode, or it tells neither power nor energy.
         """
-        self._nvml: Any = start_nvml(nvml)
-        if self._nvml is None:
-            raise EnvironmentUnusableError(f"{device_uuid}: no NVIDIA driver on this machine (NVML not found)")
         self.device_uuid: str | None = device_uuid
-        self._clock = clock
+        self._clock, self._pid = clock, pid
         self._slow_period_s = slow_period_s
-        self._slow_due = -float("inf")
+        self._slow_due = self._rare_due = self._reopen_due = -float("inf")
+        self._limit_w: float | None = None
+        self._open = self._opened(nvml, device_uuid)
         try:
-            self._open(device_uuid)
+            self._learn(device_uuid, lag_s, accuracy)
         except BaseException:
             self.close()
             raise
 
-    def _open(self, uuid: str) -> None:
-        nvml = self._nvml
+    @staticmethod
+    def _opened(nvml: Any, uuid: str) -> NvmlCalls:
         try:
-            self._handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
-            self.device_name: str | None = text(nvml.nvmlDeviceGetName(self._handle))
+            calls = open_calls(nvml, uuid)
+        except EnvironmentUnusableError:
+            raise
+        except Exception as error:  # the binding's error class is only known once it is loaded
+            raise EnvironmentUnusableError(f"{uuid}: cannot be opened by NVML: {error}") from None
+        if calls is None:
+            raise EnvironmentUnusableError(f"{uuid}: no NVIDIA driver on this machine (NVML not found)")
+        return calls
+
+    def _learn(self, uuid: str, lag_s: float | None, accuracy: float) -> None:
+        calls = self._open
+        nvml = calls.nvml
+        refuse_mig(nvml, calls.handle, uuid)
+        try:
+            self.device_name: str | None = text(nvml.nvmlDeviceGetName(calls.handle))
             driver = text(nvml.nvmlSystemGetDriverVersion())
         except nvml.NVMLError as error:
             raise EnvironmentUnusableError(f"{uuid}: cannot be opened by NVML: {error}") from None
-        refuse_mig(nvml, self._handle, uuid)
         self._probe(uuid)
-        self.method = self._describe(driver)
+        architecture = calls.call("architecture", "nvmlDeviceGetArchitecture")
+        name = self.device_name or ""
+        primary = average_window() if _AVERAGE in self._fields else usage_window(architecture, name)
+        instant = instant_window(architecture, name)
+        has_power = _AVERAGE in self._fields or self._can(_USAGE)
+        self.sensors = Sensors(primary if has_power else instant, instant, lag_s, accuracy)
+        self.method = self._describe(driver, architecture)
+        calls.take_faults()
 
     # -- what the GPU can be asked ------------------------------------------------------------------------------------
 
     def _probe(self, uuid: str) -> None:
         """Ask once for everything; poll afterwards only what was answered."""
-        nvml = self._nvml
-        wanted = [
-            nvml.NVML_FI_DEV_POWER_AVERAGE,
-            nvml.NVML_FI_DEV_POWER_INSTANT,
-            nvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION,
-        ]
-        answers = self._fields(wanted)
-        self._average = answers[0] is not None
-        self._instant = answers[1] is not None
-        self._counter_field = answers[2] is not None
-        self._counter_call = not self._counter_field and self._call("nvmlDeviceGetTotalEnergyConsumption") is not None
-        self._usage = not self._average and self._call("nvmlDeviceGetPowerUsage") is not None
-        if not (self._average or self._usage or self._instant or self._counter_field or self._counter_call):
+        nvml, calls = self._open.nvml, self._open
+        wanted = {
+            _AVERAGE: nvml.NVML_FI_DEV_POWER_AVERAGE,
+            _INSTANT: nvml.NVML_FI_DEV_POWER_INSTANT,
+            _ENERGY: nvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION,
+            _POWER_TIME: nvml.NVML_FI_DEV_PERF_POLICY_POWER,
+            _HEAT_TIME: nvml.NVML_FI_DEV_PERF_POLICY_THERMAL,
+        }
+        answers = calls.fields(wanted)
+        self._fields = {what: number for what, number in wanted.items() if answers[what] is not None}
+        self._calls = {what: call for what, call in self._candidates().items() if self._ask(what, call) is not None}
+        missing = calls.take_faults()
+        fallbacks = {_USAGE: _AVERAGE, _ENERGY: _ENERGY, "temperature (old call)": "temperature"}
+        for spare, better in fallbacks.items():
+            if better in self._fields or (better != spare and better in self._calls):
+                self._calls.pop(spare, None)
+        self._missing = self._missed(missing)
+        if not ({_AVERAGE, _INSTANT, _ENERGY} & self._fields.keys() or {_USAGE, _ENERGY} & self._calls.keys()):
             raise EnvironmentUnusableError(f"{uuid} ({self.device_name}) tells neither power nor energy through NVML")
 
-    def _describe(self, driver: str) -> str:
-        counter = "field 83" if self._counter_field else "nvmlDeviceGetTotalEnergyConsumption"
-        parts = {
-            f"energy counter ({counter})": self._counter_field or self._counter_call,
-            "averaged power (field 185)": self._average,
-            "power by nvmlDeviceGetPowerUsage (window depends on architecture)": self._usage,
-            "instantaneous power (field 186)": self._instant,
+    def _missed(self, faults: str | None) -> list[str]:
+        """Keep what nothing else replaced: quantities that this GPU, driver or binding does not offer, with the error.
+
+        Args:
+            faults: What failed in the probe.
+        """
+        there = {what.removesuffix(" (old call)") for what in (*self._fields, *self._calls)}
+        there |= {_AVERAGE} if _USAGE in there else {_USAGE}
+        found = dict(fault.split(": ", 1) for fault in (faults or "").split("; ") if fault)
+        return [f"{what} ({why})" for what, why in found.items() if what.removesuffix(" (old call)") not in there]
+
+    def _candidates(self) -> dict[str, tuple[Any, ...]]:
+        nvml = self._open.nvml
+        return {
+            _USAGE: ("nvmlDeviceGetPowerUsage",),
+            _ENERGY: ("nvmlDeviceGetTotalEnergyConsumption",),
+            "temperature": ("nvmlDeviceGetTemperatureV", nvml.NVML_TEMPERATURE_GPU),
+            "temperature (old call)": ("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU),
+            "SM clock": ("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM),
+            "memory clock": ("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_MEM),
+            "clock policy": ("nvmlDeviceGetApplicationsClock", nvml.NVML_CLOCK_SM),
+            "power limit": ("nvmlDeviceGetEnforcedPowerLimit",),
+            "event reasons": ("nvmlDeviceGetCurrentClocksEventReasons",),
+            "memory errors": (
+                "nvmlDeviceGetTotalEccErrors",
+                nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED,
+                nvml.NVML_VOLATILE_ECC,
+            ),
+            "processes": ("nvmlDeviceGetComputeRunningProcesses",),
         }
-        return f"NVML {', '.join(name for name, there in parts.items() if there)}; scope GPU; driver {driver}"
+
+    def _ask(self, what: str, call: tuple[Any, ...]) -> Any | None:
+        return self._open.call(what, *call)
+
+    def _can(self, what: str) -> bool:
+        return what in self._calls
+
+    def _get(self, what: str) -> Any | None:
+        return self._ask(what, self._calls[what]) if what in self._calls else None
+
+    def _describe(self, driver: str, architecture: int | None) -> str:
+        counter = "field 83" if _ENERGY in self._fields else "nvmlDeviceGetTotalEnergyConsumption"
+        parts = {
+            f"energy counter ({counter})": _ENERGY in self._fields or self._can(_ENERGY),
+            f"averaged power (field 185, {self.sensors.power})": _AVERAGE in self._fields,
+            f"power by nvmlDeviceGetPowerUsage ({self.sensors.power})": self._can(_USAGE),
+            f"instantaneous power (field 186, {self.sensors.instant})": _INSTANT in self._fields,
+        }
+        lag = self.sensors.lag_s if self.sensors.lag_s is not None else self.sensors.power and self.sensors.power.lag_s
+        facts = [f"lag {lag:g} s corrected", "scope GPU", architecture_name(architecture), f"driver {driver}"]
+        if driver.startswith("530."):
+            facts.append("on driver 530 power has another meaning (SC'24)")
+        mode = self._open.call("persistence", "nvmlDeviceGetPersistenceMode")
+        facts += [] if mode is None else [f"persistence mode {'on' if mode else 'off'}"]
+        facts += [f"not offered: {', '.join(self._missing)}"] if self._missing else []
+        return f"NVML {', '.join(name for name, there in parts.items() if there)}; {'; '.join(facts)}"
 
     # -- polls --------------------------------------------------------------------------------------------------------
 
     def read(self) -> Reading:
-        """Poll power; once per `slow_period_s` also the counter, temperature, clock and throttling.
+        """Poll power; once per `slow_period_s` also what changes slowly.
 
         Returns:
-            The reading; what failed is None.
+            The reading; what failed is None and named in `fault`.
         """
-        return self._read(slow=self._clock() >= self._slow_due)
+        now = self._clock()
+        return self._read(slow=now >= self._slow_due, rare=now >= self._rare_due)
 
     def read_edge(self) -> Reading:
         """Poll everything now, as the edge of a phase needs it.
 
         Returns:
-            The reading; what failed is None.
+            The reading; what failed is None and named in `fault`.
         """
-        return self._read(slow=True)
+        return self._read(slow=True, rare=True)
 
-    def _read(self, *, slow: bool) -> Reading:
-        nvml = self._nvml
-        fields = [nvml.NVML_FI_DEV_POWER_AVERAGE] * self._average + [nvml.NVML_FI_DEV_POWER_INSTANT] * self._instant
-        fields += [nvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION] * (slow and self._counter_field)
+    def _read(self, *, slow: bool, rare: bool) -> Reading:
         begin = self._clock()
-        values = dict(zip(fields, self._fields(fields), strict=True))
-        average = values.get(nvml.NVML_FI_DEV_POWER_AVERAGE)
-        if self._usage:
-            average = self._call("nvmlDeviceGetPowerUsage")
-        energy = values.get(nvml.NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION)
-        if slow and self._counter_call:
-            energy = self._call("nvmlDeviceGetTotalEnergyConsumption")
+        fields = self._open.fields({w: n for w, n in self._fields.items() if slow or w in _FAST})
+        average = self._get(_USAGE) if self._can(_USAGE) else fields.get(_AVERAGE)
+        energy = fields.get(_ENERGY)
+        if slow and self._can(_ENERGY):
+            energy = self._get(_ENERGY)
         middle = (begin + self._clock()) / 2
-        rest = self._read_slow(energy) if slow else _Slow()
-        if slow:
-            self._slow_due = begin + self._slow_period_s
+        values: dict[str, Any] = self._read_slow(fields, energy, begin) if slow else {}
+        values |= self._read_rare(begin) if rare else {}
+        power, instant = self._power(_AVERAGE, average), self._power(_INSTANT, fields.get(_INSTANT))
+        if self._open.handle_lost and begin >= self._reopen_due:
+            self._reopen_due = begin + REOPEN_PERIOD_S
+            self._open.reopen()
+        blank: dict[str, Any] = dict.fromkeys(("energy_j", "temperature_c", "sm_clock_mhz", "throttle"))
         return Reading(
             t=middle,
-            power_w=_milli(average),
-            instant_w=_milli(values.get(nvml.NVML_FI_DEV_POWER_INSTANT)),
-            energy_j=rest.energy_j,
-            temperature_c=rest.temperature_c,
-            sm_clock_mhz=rest.sm_clock_mhz,
-            throttle=rest.throttle,
+            power_w=power,
+            instant_w=instant,
             latency_s=self._clock() - begin,
+            fault=self._open.take_faults(),
+            **{**blank, **values},
         )
 
-    def _read_slow(self, energy: float | None) -> _Slow:
-        nvml = self._nvml
-        temperature = self._call("nvmlDeviceGetTemperatureV", nvml.NVML_TEMPERATURE_GPU)
-        if temperature is None:
-            temperature = self._call("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU)
-        return _Slow(
-            _milli(energy), temperature, self._call("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM), self._throttle()
-        )
+    def _read_slow(self, fields: dict[str, float | None], energy: float | None, begin: float) -> dict[str, Any]:
+        self._slow_due = begin + self._slow_period_s
+        temperature = self._get("temperature") if self._can("temperature") else self._get("temperature (old call)")
+        self._limit_w = _milli(self._get("power limit"))
+        return {
+            "energy_j": self._positive(_ENERGY, energy),
+            "temperature_c": _number(temperature),
+            "sm_clock_mhz": _number(self._get("SM clock")),
+            "mem_clock_mhz": _number(self._get("memory clock")),
+            "clock_policy_mhz": _number(self._get("clock policy")),
+            "power_limit_w": self._limit_w,
+            "power_violation_s": _nano(fields.get(_POWER_TIME)),
+            "thermal_violation_s": _nano(fields.get(_HEAT_TIME)),
+            "throttle": self._open.throttle() if self._can("event reasons") else None,
+        }
 
-    def _throttle(self) -> str | None:
-        mask = self._call("nvmlDeviceGetCurrentClocksEventReasons")
-        if mask is None:
-            mask = self._call("nvmlDeviceGetCurrentClocksThrottleReasons")
-        if mask is None:
-            return None
-        # names are resolved from the installed binding: the numbers have moved between its versions
-        bits = {name: getattr(self._nvml, f"nvmlClocksEventReason{name}", 0) for name in _THROTTLE}
-        return "+".join(name for name, bit in bits.items() if bit and int(mask) & bit)
+    def _read_rare(self, begin: float) -> dict[str, Any]:
+        self._rare_due = begin + RARE_PERIOD_S
+        processes = self._get("processes")
+        others = None if processes is None else foreign_processes([int(p.pid) for p in processes], self._pid)
+        return {"others": others, "ecc_errors": _number(self._get("memory errors"))}
 
-    def _call(self, name: str, *arguments: Any) -> float | None:
-        """Call one NVML function; None where the binding, the driver or the GPU does not have it."""
-        function = getattr(self._nvml, name, None)
-        if function is None:
+    def _positive(self, what: str, value: float | None) -> float | None:
+        """From mW or mJ to W or J. A GPU that answers at all draws power: 0 is a failed read, not a measurement."""
+        if value is not None and value <= 0:
+            self._open.faults.append(f"{what}: value {value:g}")
             return None
-        try:
-            return float(function(self._handle, *arguments))
-        except self._nvml.NVMLError:
-            return None
+        return _milli(value)
 
-    def _fields(self, fields: list[int]) -> list[float | None]:
-        """Ask for several fields in one call; each has its own return code."""
-        if not fields:
-            return []
-        try:
-            answers = self._nvml.nvmlDeviceGetFieldValues(self._handle, fields)
-        except self._nvml.NVMLError:
-            return [None] * len(fields)
-        return [self._value(answer) for answer in answers]
-
-    def _value(self, answer: Any) -> float | None:
-        if answer.nvmlReturn != self._nvml.NVML_SUCCESS or not 0 <= answer.valueType < len(_VALUE_FIELDS):
+    def _power(self, what: str, value: float | None) -> float | None:
+        watts = self._positive(what, value)
+        if watts is not None and self._limit_w is not None and watts > IMPLAUSIBLE_LIMITS * self._limit_w:
+            self._open.faults.append(f"{what}: implausible {watts:.4g} W")
             return None
-        return float(getattr(answer.value, _VALUE_FIELDS[answer.valueType]))
+        return watts
 
     def close(self) -> None:
         """Let NVML go."""
-        if self._nvml is not None:
-            self._nvml.nvmlShutdown()
-            self._nvml = None
+        nvml, self._open.nvml = self._open.nvml, None
+        if nvml is not None:
+            with contextlib.suppress(nvml.NVMLError):  # a driver that went away has nothing left to close
+                nvml.nvmlShutdown()
 
 
-def _milli(value: float | None) -> float | None:
-    """From mW or mJ to W or J. A GPU that answers at all draws power: 0 is a failed read, not a measurement."""
-    return value / 1000 if value is not None and value > 0 else None
+def _number(value: Any | None) -> float | None:
+    return None if value is None else float(value)
+
+
+def _milli(value: Any | None) -> float | None:
+    return None if value is None else value / 1000
+
+
+def _nano(value: float | None) -> float | None:
+    return None if value is None else value / 1e9

@@ -6,54 +6,29 @@ A rule is a function from `Evidence` to reasons, listed in `RULES`; a new rule i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
-import numpy as np
-
-from rayscale.energy.integrate import WindowEnergy, integrate_windows, standstill_limit
+from rayscale.energy.device_rules import (
+    MAX_FAILED_POLLS,
+    foreign_process,
+    limits,
+    memory_errors,
+    nvml_errors,
+    resonance,
+    throttled,
+)
+from rayscale.energy.evidence import Evidence, Rule
+from rayscale.energy.integrate import integrate_windows, standstill_limit
 from rayscale.energy.measure import windows_of
 from rayscale.energy.sampler import SamplerStats
 from rayscale.energy.trace import Trace
-from rayscale.record import EnergyResult, Phase, PhaseEnergy, Quality, Reason, Verdict, worst
+from rayscale.record import EnergyResult, Phase, Quality, Reason, Verdict, worst
 from rayscale.spec import EnergySpec
 
-MAX_THROTTLED = 0.01
-"""Share of the phase in which the device may be slowed down."""
-MAX_FAILED_POLLS = 0.01
-"""Share of the polls that may fail."""
+__all__ = ["RULES", "Evidence", "Rule", "judge"]
+
 SHORT_PHASE_PERIODS = 5
-HARMLESS_THROTTLE = frozenset({"SwPowerCap", "SyncBoost"})
-"""A GPU at full load is held by its power cap: the normal state, not a fault."""
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What the rules look at.
-
-    Attributes:
-        trace: The power trace; None when there is none.
-        windows: The `train` windows with all estimates.
-        spans: Their start and end.
-        train: The `train` phase's energy; None when the phase did not occur.
-        result: The attempt's energy.
-        spec: Thresholds.
-        stats: What the sampler reported.
-        reference_c: Temperature at the start of the block's first trial, in degrees Celsius.
-    """
-
-    trace: Trace | None
-    windows: list[WindowEnergy]
-    spans: list[tuple[float, float]]
-    train: PhaseEnergy | None
-    result: EnergyResult
-    spec: EnergySpec
-    stats: SamplerStats | None
-    reference_c: float | None = None
-
-
-Rule = Callable[[Evidence], Iterator[Reason]]
 
 
 def judge(
@@ -64,6 +39,7 @@ def judge(
     stats: SamplerStats | None,
     *,
     reference_c: float | None = None,
+    steps: int | None = None,
     extra: Sequence[Reason] = (),
 ) -> Quality:
     """Judge one attempt.
@@ -75,6 +51,7 @@ def judge(
         spec: Thresholds.
         stats: What the sampler reported; None when it did not.
         reference_c: Temperature at the start of the block's first trial, in degrees Celsius.
+        steps: Training steps in the train phase, for resonance; None = unknown.
         extra: Reasons that others found (wrong device, settling timed out, ...).
 
     Returns:
@@ -83,7 +60,7 @@ def judge(
     spans = windows_of(phases, "train")
     windows = integrate_windows(trace, spans) if trace is not None else []
     train = result.phases.get("train")
-    evidence = Evidence(trace, windows, spans, train, result, spec, stats, reference_c)
+    evidence = Evidence(trace, windows, spans, train, result, spec, stats, reference_c, steps)
     reasons = [reason for rule in RULES for reason in rule(evidence)] + list(extra)
     return Quality(verdict=worst(reason.verdict for reason in reasons), reasons=reasons)
 
@@ -117,6 +94,8 @@ def _disagreement(evidence: Evidence) -> Iterator[Reason]:
         return
     estimates = {"counter": train.counter_j, "averaged": train.integral_j, "instantaneous": train.instant_j}
     known = {name: joules for name, joules in estimates.items() if joules is not None and joules > 0}
+    if evidence.trace is not None and evidence.bias(evidence.trace.meta.instant) > evidence.spec.max_resonance:
+        known.pop("instantaneous", None)  # known to be wrong and named by its own rule; `energy_j` does not use it
     pairs = [(abs(known[a] / known[b] - 1), a, b) for a, b in combinations(known, 2)]
     if not pairs:
         return
@@ -144,20 +123,10 @@ def _sampler(evidence: Evidence) -> Iterator[Reason]:
         yield Reason(code="sampler_errors", detail=f"writing the power trace failed: {stats.write_error}")
     if evidence.trace is None:
         return
-    polls = [bool(missing) for inside in [_inside(evidence)] for missing in evidence.trace.missing[inside]]
+    polls = evidence.trace.missing[evidence.inside].tolist()
     if polls and sum(polls) > MAX_FAILED_POLLS * len(polls):
         why = f" ({stats.first_error})" if stats is not None and stats.first_error else ""
         yield Reason(code="sampler_errors", detail=f"{sum(polls)} of {len(polls)} polls failed{why}")
-
-
-def _inside(evidence: Evidence) -> np.ndarray:
-    """Mark the polls of the train phase."""
-    if evidence.trace is None:
-        return np.zeros(0, dtype=bool)
-    t = evidence.trace.t
-    return np.any(
-        [(t >= start) & (t <= end) for start, end in evidence.spans] or [np.zeros(len(t), dtype=bool)], axis=0
-    )
 
 
 def _short(evidence: Evidence) -> Iterator[Reason]:
@@ -165,16 +134,6 @@ def _short(evidence: Evidence) -> Iterator[Reason]:
     if evidence.trace is not None and train is not None and train.duration_s < SHORT_PHASE_PERIODS * period:
         detail = f"the train phase lasts {train.duration_s:.3g} s, under {SHORT_PHASE_PERIODS} sampling periods"
         yield Reason(code="short_phase", detail=detail)
-
-
-def _throttled(evidence: Evidence) -> Iterator[Reason]:
-    if evidence.trace is None:
-        return
-    states = [state for state in evidence.trace.throttle[_inside(evidence)] if state is not None]
-    slowed = [names for names in (set(state.split("+")) - HARMLESS_THROTTLE - {""} for state in states) if names]
-    if states and len(slowed) > MAX_THROTTLED * len(states):
-        names = ", ".join(sorted(set().union(*slowed)))
-        yield Reason(code="throttled", detail=f"slowed down in {len(slowed) / len(states):.0%} of the samples: {names}")
 
 
 def _temperature(evidence: Evidence) -> Iterator[Reason]:
@@ -194,7 +153,12 @@ RULES: tuple[Rule, ...] = (
     _counter,
     _sampler,
     _short,
-    _throttled,
+    throttled,
     _temperature,
+    limits,
+    foreign_process,
+    memory_errors,
+    nvml_errors,
+    resonance,
 )
 """All rules, in the order in which their reasons are listed."""

@@ -22,6 +22,8 @@ Source = Literal["nvml", "rapl", "estimated"]
 class Reading:
     """One poll of a device. Units: s, W, J, degrees Celsius, MHz; None = not available in this poll.
 
+    What comes after `latency_s` only NVML tells, most of it once per second or less.
+
     Attributes:
         t: CLOCK_MONOTONIC at the middle of the call that read power and energy.
         power_w: The primary power (averaged by the device, or the mean since the previous poll).
@@ -31,6 +33,14 @@ class Reading:
         sm_clock_mhz: Clock of the streaming multiprocessors.
         throttle: Names of what holds the clocks down, joined by `+`; empty: nothing does.
         latency_s: How long the whole poll took.
+        mem_clock_mhz: Clock of the memory.
+        power_limit_w: Enforced power limit.
+        clock_policy_mhz: Application clock of the multiprocessors: what was asked for, not what runs.
+        power_violation_s: Cumulative time below the wanted clocks because of the power limit.
+        thermal_violation_s: The same because of heat.
+        ecc_errors: Uncorrected memory errors since the driver was loaded.
+        others: Foreign compute processes on the device, joined by `+`; empty: none.
+        fault: What failed in this poll and with which error, joined by `; `.
     """
 
     t: float
@@ -41,6 +51,14 @@ class Reading:
     sm_clock_mhz: float | None
     throttle: str | None
     latency_s: float
+    mem_clock_mhz: float | None = None
+    power_limit_w: float | None = None
+    clock_policy_mhz: float | None = None
+    power_violation_s: float | None = None
+    thermal_violation_s: float | None = None
+    ecc_errors: float | None = None
+    others: str | None = None
+    fault: str | None = None
 
     @property
     def empty(self) -> bool:
@@ -116,7 +134,7 @@ def open_reader(spec: EnergySpec, *, device_uuid: str | None, pid: int | None) -
     if device_uuid is not None and on_gpu and spec.source in ("auto", "nvml"):
         from rayscale.energy.nvml import NvmlReader
 
-        return NvmlReader(device_uuid)
+        return NvmlReader(device_uuid, pid=pid, lag_s=spec.lag, accuracy=spec.accuracy)
     if spec.source in ("auto", "rapl"):
         from rayscale.energy.rapl import RaplReader, rapl_problem
 

@@ -233,7 +233,9 @@ class Sampler:
         except Exception as error:  # whatever a driver or binding raises is a missing sample, not the end of sampling
             self._first_error = self._first_error or f"{type(error).__name__}: {error}"
             reading = missing_reading(self._clock(), self._clock() - begin)
-        self._errors += reading.empty
+        if reading.empty:
+            self._errors += 1
+            self._first_error = self._first_error or reading.fault
         return reading
 
     # -- the end ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,10 @@
 No trapezoids: a line drawn between polls turns 70 W x 10 s + 700 W x 10 s into anything but 7700 J. The first and last
 value are held on to the window's edge, but time further than `max_hold_s` from a poll counts as not covered, and its
 share of the integral enters the bound.
+
+A sensor that averages over a window w and publishes every u trails: its steps are shifted back by the lag, and what the
+averaging smears over an edge of the phase enters the bound. For a step of height h right at the edge, the ramp of
+length w leaves h w/8 on the wrong side; when within u and within the polling period p the value was new is unknown.
 """
 
 from __future__ import annotations
@@ -16,7 +20,30 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rayscale.energy.sensors import SensorWindow
+
 Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Blur:
+    """How far a sensor smears an edge. Units: s.
+
+    Attributes:
+        width_s: Energy misplaced at an edge, per watt of change around it: w/8 + u/2 + p/2.
+        reach_s: How far from the edge a change still matters: w + u + p.
+    """
+
+    width_s: float
+    reach_s: float
+
+    @classmethod
+    def of(cls, sensor: SensorWindow | None, period_s: float) -> Blur | None:
+        """Derive it from a sensor's window and update period, polled every `period_s`."""
+        if sensor is None:
+            return None
+        window, update = sensor.window_s, sensor.update_s
+        return cls(window / 8 + (update + period_s) / 2, window + update + period_s)
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +57,7 @@ class Steps:
         covered_from: Where the part of the step that a poll vouches for begins.
         covered_to: Where that part ends.
         mean_exact: True when a height is the true mean over its step (counters), False when it is a point value.
+        blur: How the sensor smears edges; None: a point value is the truth of its time.
     """
 
     starts: Array
@@ -38,6 +66,7 @@ class Steps:
     covered_from: Array
     covered_to: Array
     mean_exact: bool
+    blur: Blur | None = None
 
     def __len__(self) -> int:
         return len(self.values)
@@ -86,6 +115,10 @@ class Steps:
             value by range x the part of its step inside the window.
         """
         first, last = self._index(start), self._index(end)
+        if self.blur is not None:
+            reach = self.blur.reach_s
+            spans = [(self._index(edge - reach), self._index(edge + reach)) for edge in (start, end)]
+            return self.blur.width_s * sum(self._range(low, high) for low, high in spans)
         ranges = self._range(first, first), self._range(last, last)
         if self.mean_exact:
             at_start = _cut(start - self.starts[first], self.stops[first] - start)
@@ -117,13 +150,17 @@ def _cut(left: float, right: float) -> float:
     return float(left * right / (left + right))
 
 
-def forward_steps(t: Array, values: Array, max_hold_s: float) -> Steps | None:
+def forward_steps(
+    t: Array, values: Array, max_hold_s: float, *, shift_s: float = 0.0, blur: Blur | None = None
+) -> Steps | None:
     """Hold each sample until the next one.
 
     Args:
         t: Sample times, ascending, in s.
         values: Power in W; NaN = missing, then the previous value goes on.
         max_hold_s: How long a sample vouches for its value.
+        shift_s: How far earlier than its sample a value belongs (what it covers stays where the poll was).
+        blur: How the sensor smears edges.
 
     Returns:
         The step function; None without any sample.
@@ -133,7 +170,8 @@ def forward_steps(t: Array, values: Array, max_hold_s: float) -> Steps | None:
     if not len(at):
         return None
     stops = np.append(at[1:], at[-1] + max_hold_s)
-    return Steps(at, stops, power, at, np.minimum(stops, at + max_hold_s), mean_exact=False)
+    covered_to = np.minimum(stops, at + max_hold_s)
+    return Steps(at - shift_s, stops - shift_s, power, at, covered_to, mean_exact=False, blur=blur)
 
 
 def backward_steps(t: Array, values: Array, polled: NDArray[np.bool_], max_hold_s: float) -> Steps | None:

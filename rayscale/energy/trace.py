@@ -8,7 +8,6 @@ What the rows mean (source, method, period, ...) travels in the schema's metadat
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rayscale.energy.layout import COLUMNS, META_KEY, PARQUET, STREAM, TraceMeta, last_in, parse_stream
+from rayscale.energy.layout import COLUMNS, META_KEY, PARQUET, STREAM, TEXTS, TraceMeta, last_in, parse_stream
 from rayscale.energy.reader import Reading, Source
 from rayscale.errors import InputError
 
@@ -27,14 +26,14 @@ __all__ = ["Array", "Trace", "TraceMeta", "finalize", "last_reading", "read_trac
 
 Array = NDArray[np.float64]
 
-_TAIL_BYTES = 1 << 14
+_TAIL_BYTES = 1 << 16
 
 
 @dataclass(frozen=True, eq=False)
 class Trace:
     """All polls in time order. Units: s (CLOCK_MONOTONIC), W, J, degrees Celsius, MHz; NaN = missing.
 
-    `throttle` holds strings, None = unknown.
+    The columns are those of `Reading`; `throttle`, `others` and `fault` hold strings, None = unknown.
     """
 
     t: Array
@@ -45,6 +44,14 @@ class Trace:
     sm_clock_mhz: Array
     throttle: NDArray[np.object_]
     latency_s: Array
+    mem_clock_mhz: Array
+    power_limit_w: Array
+    clock_policy_mhz: Array
+    power_violation_s: Array
+    thermal_violation_s: Array
+    ecc_errors: Array
+    others: NDArray[np.object_]
+    fault: NDArray[np.object_]
     meta: TraceMeta
 
     def __len__(self) -> int:
@@ -91,7 +98,7 @@ class Trace:
 
 
 def _column(name: str, values: list[Any]) -> NDArray[Any]:
-    if name == "throttle":
+    if name in TEXTS:
         return np.array(values, dtype=object)
     return np.array([np.nan if value is None else value for value in values], dtype=np.float64)
 
@@ -113,7 +120,7 @@ def read_trace(directory: Path) -> Trace:
     """
     table = _load(Path(directory))
     try:
-        meta = TraceMeta(**json.loads(table.schema.metadata[META_KEY]))
+        meta = TraceMeta.from_json(table.schema.metadata[META_KEY])
     except (KeyError, TypeError, ValueError):
         raise InputError(f"{directory}: the power trace does not say what it holds (no rayscale metadata)") from None
     table = table.sort_by("t")
@@ -121,7 +128,9 @@ def read_trace(directory: Path) -> Trace:
 
 
 def _array(table: Any, name: str) -> NDArray[Any]:
-    if name == "throttle":
+    if name not in table.column_names:  # a trace written before there was such a column
+        return np.full(len(table), None, dtype=object) if name in TEXTS else np.full(len(table), np.nan)
+    if name in TEXTS:
         return np.array(table[name].to_pylist(), dtype=object)
     return np.concatenate([_numbers(chunk) for chunk in table[name].chunks] or [np.zeros(0)])
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rayscale.ledger import Ledger
 from rayscale.report import overview, tables
 from rayscale.report.figures import Group, ReportFigure, report_figures
-from rayscale.report.findings import findings, notes_of_all
+from rayscale.report.findings import findings, methods_of, notes_of_all
 from rayscale.report.gather import ReportData, gather
 from rayscale.report.limits import limits
 
@@ -70,6 +70,7 @@ def render(data: ReportData) -> str:
             environment=tables.environment_table(data),
             settings=tables.settings_yaml(data),
             notes=notes_of_all(found),
+            methods=methods_of(data),
             limits=limits(data),
         )
     )

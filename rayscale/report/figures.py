@@ -18,7 +18,7 @@ from rayscale.design import Condition, Plan, grid
 from rayscale.errors import InputError
 from rayscale.quantities import format_count
 from rayscale.record import Record
-from rayscale.report import plot_budget, plot_measure, plot_power
+from rayscale.report import plot_budget, plot_measure, plot_power, plot_resample
 from rayscale.report.gather import ReportData, gather
 from rayscale.report.measures import Measure
 from rayscale.report.numerals import as_number, number
@@ -104,14 +104,16 @@ def report_figures(data: ReportData) -> list[ReportFigure]:
         data: The sweep.
 
     Returns:
-        Measures against tokens, power traces of one block, measures against run order, time budget.
+        Measures against tokens, power traces of one block, efficiency against sampling period, measures against run
+        order, time budget.
     """
     if not data.records:
         return []
-    measures = data.known_measures()
+    measures, block = data.known_measures(), _block_with_traces(data)
     return [
         *(_tokens_figure(data, measure, index) for index, measure in enumerate(measures, 1)),
-        *_power_figures(data),
+        *_power_figures(block),
+        *_resample_figures(data, block),
         *(_order_figure(data, measure, index) for index, measure in enumerate(measures, 1)),
         _budget_figure(data),
     ]
@@ -262,8 +264,7 @@ def _budget_figure(data: ReportData) -> ReportFigure:
     )
 
 
-def _power_figures(data: ReportData) -> list[ReportFigure]:
-    block = _block_with_traces(data)
+def _power_figures(block: Sequence[plot_power.PowerTrace]) -> list[ReportFigure]:
     if not block:
         return []
     estimated = any(trace.record.energy.estimated for trace in block)
@@ -280,6 +281,29 @@ def _power_figures(data: ReportData) -> list[ReportFigure]:
             alt=f"Power traces{suffix} of {len(block)} trials of repetition {repetition}: {words}.",
             wide=True,
             make=lambda: plot_power.power_traces(block, f"power in W{suffix}"),
+        )
+    ]
+
+
+def _resample_figures(data: ReportData, block: Sequence[plot_power.PowerTrace]) -> list[ReportFigure]:
+    from rayscale.resampling_view import trial_view
+
+    views = [view for trace in block if (view := trial_view(data.ledger, trace.record)) is not None]
+    points = plot_resample.period_points(views)
+    if len({point.period_s for point in points}) < 2:
+        return []
+    suffix = " (of estimated power)" if data.energy_estimated else ""
+    return [
+        ReportFigure(
+            slug="figure-sampling",
+            group="power",
+            title="reported efficiency against sampling period",
+            caption=f"What the same trials would have reported{suffix} with power read this seldom, as RMS power, "
+            "for every phase shift of the sampler: mean (dot), standard deviation (bar), range (line); the trials of "
+            "the figure above. Periods longer than the training phase are not shown.",
+            alt=f"Deviation of reported efficiency from that of the full trace. Range {plot_resample.words(points)}.",
+            wide=True,
+            make=lambda: plot_resample.against_period(points),
         )
     ]
 

@@ -10,7 +10,7 @@ from rayscale.report.cells import Cell, Table, assemble, number_cell, text_colum
 from rayscale.report.gather import ReportData
 from rayscale.report.measures import Measure
 from rayscale.report.numerals import NA, Scale, as_number, fixed, number, p_exact, p_phrase, p_value, whole
-from rayscale.report.tree import Tree, alpha_of, cell_lines, effects, interval_of, pairs
+from rayscale.report.tree import Tree, alpha_of, cell_lines, effects, interval_of, log_leads, pairs
 
 
 @dataclass(frozen=True)
@@ -52,6 +52,8 @@ class Finding:
         effects: One test per effect.
         tables: Descriptives, ANOVA, pairwise comparisons.
         notes: What could not be computed or was left out, and why.
+        assumptions: What the looks at residuals and sphericity imply.
+        details: Further tests and intervals, one line each.
     """
 
     slug: str
@@ -60,6 +62,8 @@ class Finding:
     effects: list[Effect]
     tables: list[Table]
     notes: list[str] = field(default_factory=list)
+    assumptions: list[str] = field(default_factory=list)
+    details: list[str] = field(default_factory=list)
 
 
 def findings(data: ReportData) -> list[Finding]:
@@ -86,6 +90,8 @@ def _finding(data: ReportData, name: str, tree: Tree, index: int) -> Finding:
         effects=[_effect(effect, line) for effect, line in effects(tree).items()],
         tables=[table for table in tables if table.rows],
         notes=notes_of(tree),
+        assumptions=[str(sentence) for sentence in tree.get("assumptions") or []],
+        details=details_of(tree),
     )
 
 
@@ -99,6 +105,35 @@ def sentences_of(tree: Tree) -> list[str]:
         The sentences.
     """
     return [str(sentence) for sentence in tree.get("plain") or []]
+
+
+def details_of(tree: Tree) -> list[str]:
+    """Return further tests and intervals of one dependent variable, as the text output has them.
+
+    Args:
+        tree: Its tree.
+
+    Returns:
+        One line each; empty where the measure could not be analysed.
+    """
+    from rayscale.analysis.text_details import detail_lines
+
+    return detail_lines(dict(tree)) if tree.get("assumptions") else []
+
+
+def methods_of(data: ReportData) -> str:
+    """Write the methods paragraph.
+
+    Args:
+        data: The sweep.
+
+    Returns:
+        The paragraph; empty before anything could be analysed.
+    """
+    from rayscale.analysis.methods import methods_paragraph
+
+    analysed = any(tree.get("assumptions") for tree in data.results.values())
+    return methods_paragraph(dict(data.analysis), data.spec) if analysed else ""
 
 
 def notes_of(tree: Tree) -> list[str]:
@@ -122,8 +157,8 @@ def _effect(name: str, line: Tree) -> Effect:
     statistics = [
         Statistic("p (GG)", p_value(*corrected), p_exact(*corrected)),
         _share("ε (GG)", line.get("eps_GG")),
-        _share("η²G", line.get("generalized_eta2")),
-        _share("η²p", line.get("partial_eta2")),
+        _share("η²G", line.get("generalized_eta2", line.get("ges"))),
+        _share("η²p", line.get("partial_eta2", line.get("pes"))),
     ]
     return Effect(
         name, f_test(line), p_phrase(line.get("p_unc"), logarithm), p_exact(line.get("p_unc"), logarithm), statistics
@@ -239,13 +274,18 @@ def anova_table(slug: str, measure: Measure, tree: Tree) -> Table:
                 p_cell(line.get("p_unc"), line.get("log10_p_unc")),
                 number_cell(bounded(line.get("eps_GG")), line.get("eps_GG")),
                 p_cell(line.get("p_GG"), line.get("log10_p_GG")),
-                number_cell(bounded(line.get("generalized_eta2")), line.get("generalized_eta2")),
-                number_cell(bounded(line.get("partial_eta2")), line.get("partial_eta2")),
+                _share_cell(line.get("generalized_eta2", line.get("ges"))),
+                _share_cell(line.get("partial_eta2", line.get("pes"))),
             ]
         )
-    caption = f"{measure.heading}: repeated-measures ANOVA"
+    scale = " on the log scale (primary, as declared)" if log_leads(tree) else ""
+    caption = f"{measure.heading}: repeated-measures ANOVA{scale}"
     notes = ("ε (GG): Greenhouse-Geisser; η²G, η²p: generalized and partial eta squared.",) if rows else ()
     return Table(f"{slug}-anova", caption, head, rows, notes)
+
+
+def _share_cell(value: Any) -> Cell:
+    return number_cell(bounded(value), value)
 
 
 def p_cell(p: Any, log10_p: Any = None) -> Cell:
@@ -267,9 +307,10 @@ def pairwise_table(slug: str, measure: Measure, tree: Tree, correction: str) -> 
     """
     lines = pairs(tree)
     alpha, values = alpha_of(tree), list(lines.values())
-    ends = [interval_of(line, alpha) for line in values]
+    logs = log_leads(tree)
+    ends = [_pair_interval(line, alpha, logs) for line in values]
     differences = {
-        "difference": [line.get("mean_diff") for line in values],
+        "ratio" if logs else "difference": [line.get("ratio" if logs else "mean_diff") for line in values],
         f"{_confidence(alpha)} CI low": [low for low, _ in ends],
         "high": [high for _, high in ends],
     }
@@ -284,10 +325,16 @@ def pairwise_table(slug: str, measure: Measure, tree: Tree, correction: str) -> 
         (f"p ({words})", [p_cell(line.get(key)) for line in values]),
         ("dz", [number_cell(number(line.get("cohen_dz"), 3), line.get("cohen_dz")) for line in values]),
     ]
-    unit = scale.unit(measure.unit)
-    caption = f"{measure.heading}: pairwise comparisons (paired t tests){f', differences in {unit}' if unit else ''}"
-    notes = ("Differences are first minus second level. dz: Cohen's d of the paired differences.",) if lines else ()
+    unit = scale.unit("" if logs else measure.unit)
+    caption = f"{measure.heading}: pairwise comparisons (paired t tests{' of logarithms' if logs else ''})"
+    caption += f", {'ratios' if logs else 'differences'} in {unit}" if unit else ""
+    what = "Ratios are first over second level" if logs else "Differences are first minus second level"
+    notes = (f"{what}. dz: Cohen's d of the paired differences.",) if lines else ()
     return assemble(f"{slug}-pairwise", caption, columns, notes)
+
+
+def _pair_interval(line: Tree, alpha: float, logs: bool) -> tuple[float | None, float | None]:
+    return interval_of({key.removeprefix("ratio_"): ends for key, ends in line.items()} if logs else line, alpha)
 
 
 def adjusted_key(correction: str) -> tuple[str, str]:

@@ -19,6 +19,7 @@ def limits(data: ReportData) -> list[str]:
         for sentence in (
             *_energy(data),
             _unfinished(data),
+            _stopped(data),
             _excluded(data),
             _order(data),
             _devices(data),
@@ -44,7 +45,7 @@ def _energy(data: ReportData) -> list[str]:
 
 
 def _unfinished(data: ReportData) -> str:
-    missing = data.status.planned - data.status.completed
+    missing = data.status.planned - data.status.completed - data.status.not_needed
     if not missing:
         return ""
     one = missing == 1
@@ -52,6 +53,13 @@ def _unfinished(data: ReportData) -> str:
         f"{missing} of {data.status.planned} planned trials {'has' if one else 'have'} no result. Repetitions with a "
         "missing trial cannot enter the repeated-measures analysis."
     )
+
+
+def _stopped(data: ReportData) -> str:
+    status = data.status
+    if not status.stopped:
+        return ""
+    return f"The stop rule ended the sweep: {status.stopped}. {status.not_needed} trials were not needed."
 
 
 def _excluded(data: ReportData) -> str:

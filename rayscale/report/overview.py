@@ -181,6 +181,7 @@ def _trust_facts(data: ReportData) -> list[Fact]:
         Fact("Method", _counted(record.energy.method for record in data.records) if data.records else ""),
         Fact("Coverage", _coverage(trains)),
         Fact("Bound", _bound(trains)),
+        Fact("Sensor error", _sensor_error(trains)),
         Fact("Model error", _MODEL_ERROR if any(record.energy.estimated for record in data.records) else ""),
         Fact("Idle power", f"{_range(idle, 'W')}, subtracted for net energy" if idle else ""),
     ]
@@ -198,14 +199,24 @@ def _coverage(trains: list[PhaseEnergy]) -> str:
 
 
 def _bound(trains: list[PhaseEnergy]) -> str:
-    """Say what sampling at edges and gaps leaves open, relative to the energy."""
+    """Say what edges, gaps and sampling leave open, relative to the energy; the sensor's own error aside."""
     shares = sorted(
-        100 * phase.bound_j / phase.energy_j for phase in trains if phase.bound_j is not None and phase.energy_j
+        100 * (phase.bound_j - (phase.sensor_bound_j or 0)) / phase.energy_j
+        for phase in trains
+        if phase.bound_j is not None and phase.energy_j
     )
     if not shares:
         return ""
     median = shares[len(shares) // 2]
     return f"edges and gaps of sampling leave ±{number(median, 2)} % open (median; at most ±{number(shares[-1], 2)} %)"
+
+
+def _sensor_error(trains: list[PhaseEnergy]) -> str:
+    """State the sensor's accuracy class, which is an error per device, not per trial."""
+    shares = [100 * p.sensor_bound_j / p.energy_j for p in trains if p.sensor_bound_j and p.energy_j]
+    if not shares:
+        return ""
+    return f"accuracy class ±{number(max(shares), 2)} %, constant within one device: it cancels between levels"
 
 
 def _range(values: list[float], unit: str) -> str:

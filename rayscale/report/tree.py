@@ -34,7 +34,7 @@ def branch(tree: Tree, *path: str) -> Tree:
 
 
 def effects(tree: Tree) -> dict[str, Tree]:
-    """List the effects that were tested.
+    """List the effects that were tested, on the scale that was declared as primary.
 
     Args:
         tree: Tree of one dependent variable.
@@ -42,14 +42,19 @@ def effects(tree: Tree) -> dict[str, Tree]:
     Returns:
         Effect (`tokens`, `tokens:train.precision`) -> its ANOVA line; one entry for a single factor.
     """
-    anova = branch(tree, "anova")
+    anova = branch(tree, "log_scale", "anova") if log_leads(tree) else branch(tree, "anova")
     if "F" in anova:
         return {":".join(_within(tree)) or "tokens": anova}
     return {name: line for name, line in anova.items() if isinstance(line, Mapping) and "F" in line}
 
 
+def log_leads(tree: Tree) -> bool:
+    """Say whether the log scale was declared as primary and could be had."""
+    return tree.get("scale") == "log" and bool(branch(tree, "log_scale"))
+
+
 def pairs(tree: Tree) -> dict[tuple[str, str], Tree]:
-    """List the pairwise comparisons.
+    """List the pairwise comparisons, on the scale that was declared as primary.
 
     Args:
         tree: Tree of one dependent variable.
@@ -58,7 +63,8 @@ def pairs(tree: Tree) -> dict[tuple[str, str], Tree]:
         (factor, pair such as `500000|1000000`) -> its line; the factor is empty where there is only one.
     """
     found: dict[tuple[str, str], Tree] = {}
-    for name, line in branch(tree, "pairwise").items():
+    lines = branch(tree, "log_scale", "pairwise") if log_leads(tree) else branch(tree, "pairwise")
+    for name, line in lines.items():
         if not isinstance(line, Mapping):
             continue
         if "|" in name:

@@ -23,6 +23,7 @@ from rayscale.environment import cache_directory, git_revision, host_facts, vers
 from rayscale.errors import EnvironmentUnusableError, InputError
 from rayscale.ledger import INTERRUPTED, Failure, Ledger
 from rayscale.sweep.devices import SlotDevice, local_slots
+from rayscale.sweep.stopping import Stopping, open_stopping
 
 if TYPE_CHECKING:
     from rayscale.sweep.events import Listener
@@ -44,6 +45,7 @@ class RunSummary:
         completed: Trials completed by this run.
         failed: Keys of trials that still have no record, with their last failure.
         interrupted: Whether the user stopped it.
+        stopped: Which look of `design.stop` ended the sweep, in words; the trials not run are not needed.
     """
 
     planned: int
@@ -51,6 +53,7 @@ class RunSummary:
     completed: int
     failed: dict[str, Failure | None] = field(default_factory=dict)
     interrupted: bool = False
+    stopped: str | None = None
 
 
 def unfinished(plan: Plan, ledger: Ledger) -> list[Trial]:
@@ -80,13 +83,20 @@ def run_sweep(plan: Plan, ledger: Ledger, listeners: list[Listener], say: Callab
         What happened. Ctrl-C gives a summary with `interrupted`, not an exception.
 
     Raises:
-        InputError: If the corpus cannot serve the budgets, or is not the one the ledger's trials were trained on.
+        InputError: If the corpus cannot serve the budgets, or is not the one the ledger's trials were trained on, or
+            the stop rule was changed after a look.
         EnvironmentUnusableError: If the devices asked for are not there.
     """
     todo = unfinished(plan, ledger)
     before = len(plan.trials) - len(todo)
-    ledger.write_plan(plan, {"versions": dict(versions()), **host_facts(), "git_revision": git_revision(Path.cwd())})
+    stopping = open_stopping(plan, ledger, say)
+    environment = {"versions": dict(versions()), **host_facts(), "git_revision": git_revision(Path.cwd())}
+    ledger.write_plan(plan, environment, stopping.planned)
+    if stopping.stopped():
+        say(f"the stop rule ended this sweep; {len(todo)} trials are not needed ({stopping.stopped()})")
+        return RunSummary(len(plan.trials), before, 0, stopped=stopping.stopped())
     if not todo:
+        stopping.finish()
         return RunSummary(len(plan.trials), before, 0)
     _close_open_attempts(todo, ledger, "the run that made it was killed")
     slots = local_slots(plan.spec.resources)
@@ -97,18 +107,28 @@ def run_sweep(plan: Plan, ledger: Ledger, listeners: list[Listener], say: Callab
             corpora = pool.submit(_prepare_corpora, todo, ledger, say)  # while Ray starts
             with local_ray(slots, plan):
                 corpora.result()
-                _fit(plan, ledger, todo, slots, listeners)
+                _fit(plan, ledger, todo, slots, listeners, stopping)
     except KeyboardInterrupt:
         interrupted = True
     left = unfinished(plan, ledger)
     _close_open_attempts(
         left, ledger, "stopped by the user" if interrupted else "the slot ended before the attempt did"
     )
-    failed = {trial.trial_key: _last_failure(trial, ledger) for trial in left}
-    return RunSummary(len(plan.trials), before, len(todo) - len(left), failed, interrupted)
+    if not left:
+        stopping.finish()
+    stopped = None if interrupted else stopping.stopped()
+    failed = {} if stopped else {trial.trial_key: _last_failure(trial, ledger) for trial in left}
+    return RunSummary(len(plan.trials), before, len(todo) - len(left), failed, interrupted, stopped)
 
 
-def _fit(plan: Plan, ledger: Ledger, todo: list[Trial], slots: list[SlotDevice], listeners: list[Listener]) -> None:
+def _fit(
+    plan: Plan,
+    ledger: Ledger,
+    todo: list[Trial],
+    slots: list[SlotDevice],
+    listeners: list[Listener],
+    gate: Stopping,
+) -> None:
     """Let Tune run the trials."""
     from ray import tune
 
@@ -117,7 +137,7 @@ def _fit(plan: Plan, ledger: Ledger, todo: list[Trial], slots: list[SlotDevice],
     from rayscale.sweep.slot import Slot
 
     blocks = Plan(plan.spec, tuple(todo)).blocks()
-    searcher = BlockSearcher(blocks, slots, plan.spec.resources.max_attempts)
+    searcher = BlockSearcher(blocks, slots, plan.spec.resources.max_attempts, gate)
     scratch = tempfile.mkdtemp(prefix="rayscale-tune-")
     # Tune logs a traceback for a dead slot; the listeners tell it in one line.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)

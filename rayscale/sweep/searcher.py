@@ -1,7 +1,8 @@
 """The searcher hands out blocks: each slot works through one block in its planned order, then takes the next one.
 
 Two attempts are out per slot, one running and one staged: Tune only keeps a slot's actor (and its sampler and fork
-server) if the next attempt is already waiting for the same resources when the present one ends.
+server) if the next attempt is already waiting for the same resources when the present one ends. The exception is a
+look of `design.stop`: until the blocks that it waits for have ended, no block after them is handed out.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from ray.tune.search import Searcher
 
 from rayscale.design import Trial
 from rayscale.sweep.devices import SlotDevice
+from rayscale.sweep.stopping import NeverStopping, Stopping
 
 ATTEMPTS_OUT = 2
 """Per slot: one running, one staged."""
@@ -22,15 +24,19 @@ ATTEMPTS_OUT = 2
 class BlockSearcher(Searcher):
     """Suggests attempts for Tune; knows nothing of records, which are in the ledger."""
 
-    def __init__(self, blocks: Iterable[list[Trial]], slots: list[SlotDevice], max_attempts: int) -> None:
+    def __init__(
+        self, blocks: Iterable[list[Trial]], slots: list[SlotDevice], max_attempts: int, gate: Stopping | None = None
+    ) -> None:
         """Queue the blocks.
 
         Args:
             blocks: The trials still to do, grouped by block, in run order.
             slots: Where they may run.
             max_attempts: Attempts per trial in this run.
+            gate: Asked before a block begins; None lets all of them.
         """
         super().__init__()
+        self._gate: Stopping = gate or NeverStopping()
         self._blocks = deque(deque(block) for block in blocks if block)
         self._slots = {slot.name: slot for slot in slots}
         self._queues: dict[str, deque[Trial]] = {slot.name: deque() for slot in slots}
@@ -74,6 +80,13 @@ class BlockSearcher(Searcher):
         failed = error or not result or result.get("outcome") != "completed"
         if failed and self._tries[trial.trial_key] < self._max_attempts:
             self._queues[name].appendleft(trial)
+        if trial.block not in self._in_progress():
+            self._gate.block_ended()
+
+    def _in_progress(self) -> set[int]:
+        """Name the blocks that have begun and not ended."""
+        waiting = {trial.block for queue in self._queues.values() for trial in queue}
+        return waiting | {trial.block for _, trial in self._out.values()}
 
     def _free_slot(self) -> str | None:
         """Find the slot with the fewest attempts out that has, or can take, a trial."""
@@ -81,7 +94,7 @@ class BlockSearcher(Searcher):
         for name in sorted(self._queues, key=lambda name: out[name]):
             if out[name] >= ATTEMPTS_OUT:
                 continue
-            if not self._queues[name] and self._blocks:
+            if not self._queues[name] and self._blocks and self._gate.may_start(len(self._in_progress())):
                 self._queues[name] = self._blocks.popleft()
             if self._queues[name]:
                 return name

@@ -1,4 +1,4 @@
-"""A stand-in for the module `pynvml`: GPUs with power signal, update period and energy counter on a virtual clock."""
+"""A stand-in for the module `pynvml` on a virtual clock. Its GPUs: `FakeGpu` here, `SimGpu` with physics in simgpu."""
 
 from __future__ import annotations
 
@@ -30,6 +30,22 @@ class NVMLError(Exception):
         self.value = value
 
 
+@dataclass(frozen=True)
+class SlowState:
+    """What changes slowly."""
+
+    temperature: float = 40.0
+    sm_clock: float = 1980.0
+    mem_clock: float = 2619.0
+    policy_clock: float = 1980.0
+    reasons: int = 0
+    limit_w: float = 700.0
+    power_ns: int = 0
+    heat_ns: int = 0
+    ecc: int = 0
+    pids: tuple[int, ...] = ()
+
+
 @dataclass
 class FakeGpu:
     """One GPU. `signal` is W as a function of time; sensor and counter advance every `update_s`."""
@@ -40,14 +56,34 @@ class FakeGpu:
     memory: int = 80 << 30
     mig: int | None = None
     update_s: float = 0.1
-    average_s: float = 0.1
+    average_s: float = 1.0
+    architecture: int = 9
     temperature: float = 40.0
     sm_clock: float = 1980.0
     reasons: int = 0
+    limit_w: float = 700.0
+    pids: list[int] = field(default_factory=list)
     failing: set[str | int] = field(default_factory=set)
     """Names of functions and numbers of fields that answer with an error."""
+    code: int = 3
+    """The error's number."""
     counter_offset_j: float = 0.0
     counter_frozen_at: float | None = None
+
+    def error(self, name: str | int, t: float) -> int | None:
+        return self.code if name in self.failing else None
+
+    def slow(self, t: float) -> SlowState:
+        return SlowState(
+            temperature=self.temperature,
+            sm_clock=self.sm_clock,
+            reasons=self.reasons,
+            limit_w=self.limit_w,
+            pids=tuple(self.pids),
+        )
+
+    def usage_mw(self, t: float) -> int:
+        return self.power_mw(t)
 
     def tick(self, t: float) -> float:
         return math.floor(t / self.update_s + 1e-9) * self.update_s
@@ -73,16 +109,21 @@ class FakeNvml:
 
     NVMLError = NVMLError
     NVML_SUCCESS = 0
-    NVML_ERROR_NOT_SUPPORTED, NVML_ERROR_NOT_FOUND = 3, 6
+    NVML_ERROR_UNINITIALIZED, NVML_ERROR_NOT_SUPPORTED, NVML_ERROR_NO_PERMISSION, NVML_ERROR_NOT_FOUND = 1, 3, 4, 6
+    NVML_ERROR_TIMEOUT, NVML_ERROR_IRQ_ISSUE, NVML_ERROR_FUNCTION_NOT_FOUND = 10, 11, 13
+    NVML_ERROR_RESET_REQUIRED, NVML_ERROR_OPERATING_SYSTEM, NVML_ERROR_NO_DATA, NVML_ERROR_UNKNOWN = 16, 17, 21, 999
     NVML_ERROR_DRIVER_NOT_LOADED, NVML_ERROR_LIBRARY_NOT_FOUND, NVML_ERROR_GPU_IS_LOST = 9, 12, 15
     NVML_ERROR_LIB_RM_VERSION_MISMATCH = 18
     NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, NVML_FI_DEV_POWER_AVERAGE, NVML_FI_DEV_POWER_INSTANT = 83, 185, 186
-    NVML_TEMPERATURE_GPU, NVML_CLOCK_SM = 0, 1
+    NVML_FI_DEV_PERF_POLICY_POWER, NVML_FI_DEV_PERF_POLICY_THERMAL = 74, 75
+    NVML_TEMPERATURE_GPU, NVML_CLOCK_SM, NVML_CLOCK_MEM = 0, 1, 2
+    NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_VOLATILE_ECC = 1, 0
     nvmlClocksEventReasonSwPowerCap = 0x4  # noqa: N815
     nvmlClocksEventReasonHwSlowdown = 0x8  # noqa: N815
+    nvmlClocksEventReasonHwPowerBrakeSlowdown = 0x80  # noqa: N815
     nvmlClocksEventReasonSwThermalSlowdown = 0x20  # noqa: N815
 
-    def __init__(self, *gpus: FakeGpu, clock: Clock | None = None, init_error: int | None = None) -> None:
+    def __init__(self, *gpus: Any, clock: Clock | None = None, init_error: int | None = None) -> None:
         self.gpus, self.clock, self.init_error = gpus, clock or Clock(), init_error
         self.open = 0
         self.calls: list[str] = []
@@ -101,61 +142,86 @@ class FakeNvml:
     def nvmlDeviceGetCount(self) -> int:
         return len(self.gpus)
 
-    def nvmlDeviceGetHandleByIndex(self, index: int) -> FakeGpu:
-        if "lost" in self.gpus[index].failing:
-            raise NVMLError(self.NVML_ERROR_GPU_IS_LOST)
+    def nvmlDeviceGetHandleByIndex(self, index: int) -> Any:
+        self._raise_if(self.gpus[index], "nvmlDeviceGetHandleByIndex")
         return self.gpus[index]
 
-    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> FakeGpu:
+    def nvmlDeviceGetHandleByUUID(self, uuid: str) -> Any:
         for gpu in self.gpus:
             if gpu.uuid == uuid:
+                self._raise_if(gpu, "nvmlDeviceGetHandleByUUID")
                 return gpu
         raise NVMLError(self.NVML_ERROR_NOT_FOUND)
 
-    def nvmlDeviceGetUUID(self, gpu: FakeGpu) -> str:
+    def nvmlDeviceGetUUID(self, gpu: Any) -> str:
         return gpu.uuid
 
-    def nvmlDeviceGetName(self, gpu: FakeGpu) -> str:
+    def nvmlDeviceGetName(self, gpu: Any) -> str:
         return gpu.name
 
-    def nvmlDeviceGetMemoryInfo(self, gpu: FakeGpu) -> Any:
+    def nvmlDeviceGetMemoryInfo(self, gpu: Any) -> Any:
         return SimpleNamespace(total=gpu.memory)
 
-    def nvmlDeviceGetMigMode(self, gpu: FakeGpu) -> tuple[int, int]:
+    def nvmlDeviceGetMigMode(self, gpu: Any) -> tuple[int, int]:
         if gpu.mig is None:
             raise NVMLError(self.NVML_ERROR_NOT_SUPPORTED)
         return gpu.mig, gpu.mig
 
-    def _answer(self, gpu: FakeGpu, name: str, value: Callable[[], float]) -> Any:
+    def _answer(self, gpu: Any, name: str, value: Callable[[float], Any]) -> Any:
         self.calls.append(name)
-        if name in gpu.failing:
-            raise NVMLError(self.NVML_ERROR_NOT_SUPPORTED)
-        return value()
+        self._raise_if(gpu, name)
+        return value(self.clock.now)
 
-    def nvmlDeviceGetPowerUsage(self, gpu: FakeGpu) -> int:
-        return self._answer(gpu, "nvmlDeviceGetPowerUsage", lambda: gpu.power_mw(self.clock.now))
+    def _raise_if(self, gpu: Any, name: str) -> None:
+        code = gpu.error(name, self.clock.now)
+        if code is not None:
+            raise NVMLError(code)
 
-    def nvmlDeviceGetTotalEnergyConsumption(self, gpu: FakeGpu) -> int:
-        return self._answer(gpu, "nvmlDeviceGetTotalEnergyConsumption", lambda: gpu.energy_mj(self.clock.now))
+    def nvmlDeviceGetPowerUsage(self, gpu: Any) -> int:
+        return self._answer(gpu, "nvmlDeviceGetPowerUsage", gpu.usage_mw)
 
-    def nvmlDeviceGetTemperatureV(self, gpu: FakeGpu, sensor: int) -> int:
-        return self._answer(gpu, "nvmlDeviceGetTemperatureV", lambda: gpu.temperature)
+    def nvmlDeviceGetTotalEnergyConsumption(self, gpu: Any) -> int:
+        return self._answer(gpu, "nvmlDeviceGetTotalEnergyConsumption", gpu.energy_mj)
 
-    def nvmlDeviceGetTemperature(self, gpu: FakeGpu, sensor: int) -> int:
-        return self._answer(gpu, "nvmlDeviceGetTemperature", lambda: gpu.temperature)
+    def nvmlDeviceGetTemperatureV(self, gpu: Any, sensor: int) -> int:
+        return self._answer(gpu, "nvmlDeviceGetTemperatureV", lambda t: gpu.slow(t).temperature)
 
-    def nvmlDeviceGetClockInfo(self, gpu: FakeGpu, kind: int) -> int:
-        return self._answer(gpu, "nvmlDeviceGetClockInfo", lambda: gpu.sm_clock)
+    def nvmlDeviceGetTemperature(self, gpu: Any, sensor: int) -> int:
+        return self._answer(gpu, "nvmlDeviceGetTemperature", lambda t: gpu.slow(t).temperature)
 
-    def nvmlDeviceGetCurrentClocksEventReasons(self, gpu: FakeGpu) -> int:
-        return self._answer(gpu, "nvmlDeviceGetCurrentClocksEventReasons", lambda: gpu.reasons)
+    def nvmlDeviceGetClockInfo(self, gpu: Any, kind: int) -> int:
+        clocks = {1: "sm_clock", 2: "mem_clock"}
+        return self._answer(gpu, "nvmlDeviceGetClockInfo", lambda t: getattr(gpu.slow(t), clocks[kind]))
 
-    def nvmlDeviceGetFieldValues(self, gpu: FakeGpu, fields: list[int]) -> list[Any]:
+    def nvmlDeviceGetApplicationsClock(self, gpu: Any, kind: int) -> int:
+        return self._answer(gpu, "nvmlDeviceGetApplicationsClock", lambda t: gpu.slow(t).policy_clock)
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, gpu: Any) -> int:
+        return self._answer(gpu, "nvmlDeviceGetEnforcedPowerLimit", lambda t: round(1000 * gpu.slow(t).limit_w))
+
+    def nvmlDeviceGetTotalEccErrors(self, gpu: Any, kind: int, counter: int) -> int:
+        return self._answer(gpu, "nvmlDeviceGetTotalEccErrors", lambda t: gpu.slow(t).ecc)
+
+    def nvmlDeviceGetPersistenceMode(self, gpu: Any) -> int:
+        return self._answer(gpu, "nvmlDeviceGetPersistenceMode", lambda t: 1)
+
+    def nvmlDeviceGetArchitecture(self, gpu: Any) -> int:
+        return self._answer(gpu, "nvmlDeviceGetArchitecture", lambda t: gpu.architecture)
+
+    def nvmlDeviceGetComputeRunningProcesses(self, gpu: Any) -> list[Any]:
+        listed = self._answer(gpu, "nvmlDeviceGetComputeRunningProcesses", lambda t: gpu.slow(t).pids)
+        return [SimpleNamespace(pid=pid, usedGpuMemory=1 << 20) for pid in listed]
+
+    def nvmlDeviceGetCurrentClocksEventReasons(self, gpu: Any) -> int:
+        return self._answer(gpu, "nvmlDeviceGetCurrentClocksEventReasons", lambda t: gpu.slow(t).reasons)
+
+    def nvmlDeviceGetFieldValues(self, gpu: Any, fields: list[int]) -> list[Any]:
         self.calls.append("nvmlDeviceGetFieldValues")
-        if "nvmlDeviceGetFieldValues" in gpu.failing:
-            raise NVMLError(self.NVML_ERROR_GPU_IS_LOST)
+        self._raise_if(gpu, "nvmlDeviceGetFieldValues")
         now = self.clock.now
-        kinds = {
+        kinds: dict[int, tuple[int, str, Callable[[], int]]] = {
+            74: (3, "ullVal", lambda: gpu.slow(now).power_ns),
+            75: (3, "ullVal", lambda: gpu.slow(now).heat_ns),
             83: (3, "ullVal", lambda: gpu.energy_mj(now)),
             185: (1, "uiVal", lambda: gpu.power_mw(now)),
             186: (1, "uiVal", lambda: gpu.instant_mw(now)),
@@ -163,7 +229,7 @@ class FakeNvml:
         answers = []
         for number in fields:
             kind, member, value = kinds[number]
-            status = self.NVML_ERROR_NOT_SUPPORTED if number in gpu.failing else self.NVML_SUCCESS
+            status = gpu.error(number, now) or self.NVML_SUCCESS
             union = SimpleNamespace(**{member: value() if status == 0 else 0})
             answers.append(SimpleNamespace(nvmlReturn=status, valueType=kind, value=union))
         return answers

@@ -57,7 +57,7 @@ def test_devices_without_a_driver_are_none_and_a_broken_one_is_told() -> None:
 
 def test_lost_gpu_is_told_when_listing() -> None:
     with pytest.raises(EnvironmentUnusableError, match="GPU 1 does not answer"):
-        visible(None, A, FakeGpu("GPU-lost", failing={"lost"}))
+        visible(None, A, FakeGpu("GPU-lost", failing={"nvmlDeviceGetHandleByIndex"}, code=15))
 
 
 def test_fake_has_the_names_and_numbers_of_the_real_binding() -> None:
@@ -169,7 +169,7 @@ def test_time_is_the_middle_of_the_call() -> None:
         ({185}, "nvmlDeviceGetPowerUsage", "field 185"),
         ({186}, "field 185", "field 186"),
         ({83}, "nvmlDeviceGetTotalEnergyConsumption", "field 83"),
-        ({"nvmlDeviceGetFieldValues"}, "nvmlDeviceGetPowerUsage", "field"),
+        ({"nvmlDeviceGetFieldValues"}, "nvmlDeviceGetPowerUsage", "(field"),
         ({83, "nvmlDeviceGetTotalEnergyConsumption"}, "field 185", "energy counter"),
     ],
 )

@@ -78,7 +78,7 @@ def rewrite(ledger: Ledger, index: int, **changes: Any) -> None:
 
 def test_the_page_has_everything_and_needs_nothing_from_outside(laptop_page: tuple[str, Page]) -> None:
     html, page = laptop_page
-    assert page.tags["svg"] == page.tags["figure"] == page.tags["figcaption"] == 8
+    assert page.tags["svg"] == page.tags["figure"] == page.tags["figcaption"] == 9
     assert page.tags["script"] == page.tags["link"] == page.tags["img"] == 0
     assert "url(http" not in html
     assert "@import" not in html
@@ -98,7 +98,7 @@ def test_anchors_are_unique_and_links_lead_somewhere(laptop_page: tuple[str, Pag
 def test_figures_have_a_name_and_text_in_the_font_of_the_page(laptop_page: tuple[str, Page]) -> None:
     html, page = laptop_page
     labels = [value for tag, name, value in page.attributes if tag == "svg" and name == "aria-label"]
-    assert len(labels) == 8
+    assert len(labels) == 9
     assert all(len(label) > 40 for label in labels)
     assert "DejaVu" not in html
     assert "12.5K" in page.words  # labels are text, not outlines
@@ -211,7 +211,7 @@ def test_a_sweep_without_any_record_has_a_report(tmp_path: Path) -> None:
     _, page = page_of(ledger)
     assert "0 of 15 trials completed, 15 not yet run" in page.words
     assert page.tags["svg"] == 0
-    assert "Power traces" not in page.words
+    assert "Power and its sampling" not in page.words
 
 
 def test_a_single_record_has_a_report(tmp_path: Path) -> None:

@@ -95,7 +95,7 @@ def test_figures_are_saved_as_png(gpu: Ledger, tmp_path: Path) -> None:
     assert [file.name for file in files] == [
         f"{name}.png"
         for name in (
-            *("figure-tokens-1", "figure-tokens-2", "figure-tokens-3", "figure-power"),
+            *("figure-tokens-1", "figure-tokens-2", "figure-tokens-3", "figure-power", "figure-sampling"),
             *("figure-order-1", "figure-order-2", "figure-order-3", "figure-time"),
         )
     ]

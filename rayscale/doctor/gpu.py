@@ -1,0 +1,231 @@
+"""Every NVIDIA GPU by UUID: what can be read on it, how often its power changes, and what would disturb a trial.
+
+The probe reads power for a second or two and counts how often the value changes: the sensor's update period, which
+decides what sampling can see (research/energy.md, section 3.1). A GPU at rest may repeat values; then none is given.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+from rayscale.doctor.check import Check
+from rayscale.energy.devices import GpuDevice, gpu_devices, nvml_session
+from rayscale.errors import RayscaleError
+
+PROBE_S, PROBE_STEP_S = 1.5, 0.01
+_LEAST_CHANGES = 4
+
+
+@dataclass(frozen=True)
+class PowerProbe:
+    """What a second of reading power showed.
+
+    Attributes:
+        mean_w: Mean power, in W; None without readings.
+        period_s: Median time between changes of the value; None if it changed too seldom.
+    """
+
+    mean_w: float | None
+    period_s: float | None
+
+
+class Asker:
+    """Asks NVML about one GPU; whatever it will not tell is None."""
+
+    def __init__(self, nvml: Any, handle: Any) -> None:
+        """Bind.
+
+        Args:
+            nvml: The binding.
+            handle: The GPU.
+        """
+        self._nvml, self._handle = nvml, handle
+
+    def ask(self, name: str, *arguments: Any) -> Any:
+        """Call one NVML function; None where binding, driver or GPU does not have it."""
+        function = getattr(self._nvml, name, None)
+        if function is None:
+            return None
+        try:
+            return function(self._handle, *arguments)
+        except self._nvml.NVMLError:
+            return None
+
+    def field(self, name: str) -> float | None:
+        """Ask for one field in mW or mJ; None where it is not told."""
+        number = getattr(self._nvml, name, None)
+        answers = self.ask("nvmlDeviceGetFieldValues", [number]) if number is not None else None
+        if not answers or answers[0].nvmlReturn != self._nvml.NVML_SUCCESS:
+            return None
+        value = answers[0].value
+        kinds = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+        return float(getattr(value, kinds[answers[0].valueType])) or None
+
+    def milli(self, name: str) -> float | None:
+        """Call a function that answers in mW; give W."""
+        value = self.ask(name)
+        return float(value) / 1000 if value else None
+
+    def power_w(self) -> float | None:
+        """Read power, in W, as the reader would: averaged, else plain, else instantaneous."""
+        for value in (self.field("NVML_FI_DEV_POWER_AVERAGE"), self.ask("nvmlDeviceGetPowerUsage")):
+            if value:
+                return float(value) / 1000
+        instant = self.field("NVML_FI_DEV_POWER_INSTANT")
+        return instant / 1000 if instant else None
+
+
+def probe_power(
+    read: Callable[[], float | None],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> PowerProbe:
+    """Read power for a while.
+
+    Args:
+        read: Power in W, None when not told.
+        clock: Seconds.
+        sleep: Waits.
+
+    Returns:
+        Mean power and update period.
+    """
+    begin = clock()
+    seen: list[tuple[float, float]] = []
+    while (now := clock()) < begin + PROBE_S:
+        value = read()
+        if value is not None:
+            seen.append((now, value))
+        sleep(PROBE_STEP_S)
+    changes = [later for earlier, later in pairwise(seen) if later[1] != earlier[1]]
+    gaps = [later[0] - earlier[0] for earlier, later in pairwise(changes)]
+    period = statistics.median(gaps) if len(gaps) >= _LEAST_CHANGES else None
+    return PowerProbe(statistics.fmean(value for _, value in seen) if seen else None, period)
+
+
+def gpu_checks(
+    *,
+    nvml: Any = None,
+    environ: Mapping[str, str] | None = None,
+    probe: Callable[[Callable[[], float | None]], PowerProbe] = probe_power,
+) -> tuple[list[Check], int]:
+    """Look at all GPUs that CUDA_VISIBLE_DEVICES leaves visible.
+
+    Args:
+        nvml: The binding; None imports `pynvml`.
+        environ: The environment; None takes this process's.
+        probe: Measures idle power and update period.
+
+    Returns:
+        The findings, and the number of usable GPUs.
+    """
+    environ = os.environ if environ is None else environ
+    try:
+        gpus = gpu_devices(nvml=nvml, environ=environ)
+    except (RayscaleError, ImportError) as error:
+        return [Check("gpu", "NVIDIA GPUs", "problem", str(error), "or train on the CPU: resources.gpus: 0")], 0
+    if not gpus:
+        return [_no_gpu(environ.get("CUDA_VISIBLE_DEVICES"))], 0
+    checks: list[Check] = []
+    with nvml_session(nvml) as session:
+        for gpu in gpus:
+            asker = Asker(session, session.nvmlDeviceGetHandleByIndex(gpu.index))
+            checks += _one_gpu(session, gpu, asker, probe)
+    return checks, len(gpus)
+
+
+def _no_gpu(visible: str | None) -> Check:
+    why = "no NVIDIA driver or GPU" if visible is None else f"none visible (CUDA_VISIBLE_DEVICES={visible!r})"
+    return Check("gpu", "NVIDIA GPUs", "ok", f"{why}; trials run on the CPU")
+
+
+def _one_gpu(
+    nvml: Any, gpu: GpuDevice, asker: Asker, probe: Callable[[Callable[[], float | None]], PowerProbe]
+) -> list[Check]:
+    gib = gpu.memory_bytes / (1 << 30)
+    seen = Check("gpu", gpu.uuid, "ok", f"{gpu.name}, {gib:.0f} GiB, index {gpu.index}, driver {gpu.driver}; no MIG")
+    measured = probe(asker.power_w)
+    return [seen, _sources(asker), _power(asker, measured), _state(nvml, asker), _limits(asker), *_disturbers(asker)]
+
+
+def _sources(asker: Asker) -> Check:
+    """Which of the three estimates of energy there will be."""
+    sources = {
+        "counter": asker.field("NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION")
+        or asker.ask("nvmlDeviceGetTotalEnergyConsumption"),
+        "average": asker.field("NVML_FI_DEV_POWER_AVERAGE"),
+        "usage": asker.ask("nvmlDeviceGetPowerUsage"),
+        "instant": asker.field("NVML_FI_DEV_POWER_INSTANT"),
+    }
+    told = {name: bool(value) for name, value in sources.items()}
+    words = {
+        "counter": "energy counter",
+        "average": "averaged power (field 185)",
+        "usage": "power (nvmlDeviceGetPowerUsage)",
+        "instant": "instantaneous power (field 186)",
+    }
+    found = ", ".join(f"{text} {'yes' if told[name] else 'no'}" for name, text in words.items())
+    if not any(told.values()):
+        advice = "no energy can be measured here (virtual GPU, or permissions); see nvidia-smi -q -d POWER"
+        return Check("gpu", "  energy", "problem", found, advice, told)
+    if not told["counter"] or not (told["average"] or told["usage"] or told["instant"]):
+        return Check("gpu", "  energy", "warning", found, "one estimate only: nothing to check it against", told)
+    return Check("gpu", "  energy", "ok", found, None, told)
+
+
+def _power(asker: Asker, measured: PowerProbe) -> Check:
+    values = {"idle_w": measured.mean_w, "update_period_s": measured.period_s}
+    if measured.mean_w is None:
+        return Check("gpu", "  power now", "warning", "no reading in the probe", None, values)
+    period = "value too still to tell" if measured.period_s is None else f"{measured.period_s * 1000:.0f} ms"
+    return Check("gpu", "  power now", "ok", f"{measured.mean_w:.1f} W; update period: {period}", None, values)
+
+
+def _state(nvml: Any, asker: Asker) -> Check:
+    temperature = asker.ask("nvmlDeviceGetTemperatureV", nvml.NVML_TEMPERATURE_GPU)
+    if temperature is None:
+        temperature = asker.ask("nvmlDeviceGetTemperature", nvml.NVML_TEMPERATURE_GPU)
+    clock = asker.ask("nvmlDeviceGetClockInfo", nvml.NVML_CLOCK_SM)
+    top = asker.ask("nvmlDeviceGetMaxClockInfo", nvml.NVML_CLOCK_SM)
+    persistence = asker.ask("nvmlDeviceGetPersistenceMode")
+    values = {"temperature_c": temperature, "sm_clock_mhz": clock, "max_sm_clock_mhz": top, "persistence": persistence}
+    found = f"{_or(temperature, '°C')}, SM clock {_or(clock, 'MHz')} of {_or(top, 'MHz')}, persistence "
+    found += {None: "not told", 0: "off"}.get(persistence, "on")
+    if persistence == 0:
+        advice = "the driver unloads between processes: counter resets, slow starts; as root: nvidia-smi -pm 1"
+        return Check("gpu", "  state", "warning", found, advice, values)
+    return Check("gpu", "  state", "ok", found, None, values)
+
+
+def _limits(asker: Asker) -> Check:
+    enforced = asker.milli("nvmlDeviceGetEnforcedPowerLimit")
+    default = asker.milli("nvmlDeviceGetPowerManagementDefaultLimit")
+    values = {"enforced_w": enforced, "default_w": default}
+    found = f"{_or(enforced, 'W')} enforced, {_or(default, 'W')} by default"
+    if enforced is not None and default is not None and enforced < 0.99 * default:
+        advice = "lowered by someone: fine if it stays so for the whole sweep and is reported"
+        return Check("gpu", "  power limit", "warning", found, advice, values)
+    return Check("gpu", "  power limit", "ok", found, None, values)
+
+
+def _disturbers(asker: Asker) -> list[Check]:
+    processes = asker.ask("nvmlDeviceGetComputeRunningProcesses")
+    if processes is None:
+        return [Check("gpu", "  processes", "warning", "not told", "others on the GPU would not be noticed")]
+    pids = sorted(int(process.pid) for process in processes)
+    if pids:
+        found = f"{len(pids)} other process(es) compute here: pid {', '.join(map(str, pids))}"
+        return [Check("gpu", "  processes", "warning", found, "their energy would be counted as the trial's",
+                      {"pids": pids})]  # fmt: skip
+    return [Check("gpu", "  processes", "ok", "no other process", None, {"pids": []})]
+
+
+def _or(value: float | None, unit: str) -> str:
+    return "not told" if value is None else f"{value:g} {unit}"

@@ -1,0 +1,140 @@
+"""Calls to one GPU through NVML in which no error is lost: a failed value is None, and its error's name is kept.
+
+Names come from the installed binding, because numbers have moved between its versions.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rayscale.energy.devices import start_nvml
+
+_VALUE_FIELDS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
+_THROTTLE = ("SwPowerCap", "HwSlowdown", "SyncBoost", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
+_REOPEN = ("UNINITIALIZED", "DRIVER_NOT_LOADED", "GPU_IS_LOST", "RESET_REQUIRED", "LIB_RM_VERSION_MISMATCH")
+"""Errors after which a handle is worth nothing any more."""
+
+
+class NvmlCalls:
+    """The binding, one GPU's handle, and what has failed since `take_faults`."""
+
+    def __init__(self, nvml: Any, uuid: str) -> None:
+        """Open the GPU.
+
+        Args:
+            nvml: The binding, initialised.
+            uuid: `GPU-...`.
+
+        Raises:
+            NVMLError: The binding's own error, if there is no such GPU.
+        """
+        self.nvml, self._uuid = nvml, uuid
+        self.handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
+        self.faults: list[str] = []
+
+    def error_name(self, error: Any) -> str:
+        """Name an error, given as the binding's exception or as a return code: `GPU_IS_LOST`."""
+        code = getattr(error, "value", error)
+        prefix = "NVML_ERROR_"
+        names = (name for name in dir(self.nvml) if name.startswith(prefix) and getattr(self.nvml, name) == code)
+        return next((name.removeprefix(prefix) for name in names), f"error {code}")
+
+    def call(self, what: str, name: str, *arguments: Any) -> Any | None:
+        """Call one NVML function.
+
+        Args:
+            what: The quantity, for the fault.
+            name: The function.
+            *arguments: After the handle.
+
+        Returns:
+            Its answer; None where the binding, the driver or the GPU does not have it, or it failed.
+        """
+        function = getattr(self.nvml, name, None)
+        if function is None:
+            self.faults.append(f"{what}: FUNCTION_NOT_FOUND")
+            return None
+        try:
+            return function(self.handle, *arguments)
+        except self.nvml.NVMLError as error:
+            self.faults.append(f"{what}: {self.error_name(error)}")
+            return None
+
+    def fields(self, wanted: dict[str, int]) -> dict[str, float | None]:
+        """Ask for several fields in one call; each has its own return code.
+
+        Args:
+            wanted: Quantity -> field number.
+
+        Returns:
+            Quantity -> value.
+        """
+        if not wanted:
+            return {}
+        answers = self.call("fields", "nvmlDeviceGetFieldValues", list(wanted.values()))
+        if answers is None:
+            return dict.fromkeys(wanted)
+        return {what: self._value(what, answer) for what, answer in zip(wanted, answers, strict=True)}
+
+    def _value(self, what: str, answer: Any) -> float | None:
+        if answer.nvmlReturn != self.nvml.NVML_SUCCESS:
+            self.faults.append(f"{what}: {self.error_name(answer.nvmlReturn)}")
+            return None
+        if not 0 <= answer.valueType < len(_VALUE_FIELDS):
+            self.faults.append(f"{what}: value of unknown type {answer.valueType}")
+            return None
+        return float(getattr(answer.value, _VALUE_FIELDS[answer.valueType]))
+
+    def throttle(self) -> str | None:
+        """Name what holds the clocks down, joined by `+`."""
+        mask = self.call("throttle", "nvmlDeviceGetCurrentClocksEventReasons")
+        if mask is None:
+            return None
+        bits = {name: getattr(self.nvml, f"nvmlClocksEventReason{name}", 0) for name in _THROTTLE}
+        return "+".join(name for name, bit in bits.items() if bit and int(mask) & bit)
+
+    def take_faults(self) -> str | None:
+        """Give what failed since the last time, joined by `; `; None if nothing did."""
+        taken, self.faults = self.faults, []
+        return "; ".join(dict.fromkeys(taken)) or None
+
+    @property
+    def handle_lost(self) -> bool:
+        """Whether a fault says that the handle must be opened again."""
+        return any(fault.endswith(_REOPEN) for fault in self.faults)
+
+    def reopen(self) -> None:
+        """Start NVML again, as after a reload of the driver; where it does not, the next poll's faults tell."""
+        try:
+            self.nvml.nvmlShutdown()
+        except self.nvml.NVMLError as error:
+            self.faults.append(f"shutdown: {self.error_name(error)}")
+        try:
+            self.nvml.nvmlInit()
+            self.handle = self.nvml.nvmlDeviceGetHandleByUUID(self._uuid)
+        except self.nvml.NVMLError as error:
+            self.faults.append(f"reopen: {self.error_name(error)}")
+
+
+def open_calls(nvml: Any, uuid: str) -> NvmlCalls | None:
+    """Start NVML and open a GPU.
+
+    Args:
+        nvml: The binding; None imports `pynvml`.
+        uuid: `GPU-...`.
+
+    Returns:
+        The calls; None where there is no NVIDIA driver.
+
+    Raises:
+        EnvironmentUnusableError: If NVML does not start.
+        NVMLError: The binding's own error, if there is no such GPU; NVML is closed again.
+    """
+    started = start_nvml(nvml)
+    if started is None:
+        return None
+    try:
+        return NvmlCalls(started, uuid)
+    except BaseException:
+        started.nvmlShutdown()
+        raise
