@@ -51,6 +51,7 @@ class DescendantsClock:
             own: CPU time of one living process, in s; None when it is gone.
         """
         self._root, self._proc, self._reaped, self._own = pid or os.getpid(), proc, reaped, own
+        self._strangers = frozenset(children_of(self._root, proc))  # children from before are not the command's
         self._before = self._sum()
         self._most = 0.0
 
@@ -71,7 +72,7 @@ class DescendantsClock:
 
     def _walk(self) -> Iterator[int]:
         """Yield the descendants, each before its children are looked up."""
-        waiting = children_of(self._root, self._proc)
+        waiting = [pid for pid in children_of(self._root, self._proc) if pid not in self._strangers]
         while waiting:
             pid = waiting.pop()
             yield pid

@@ -49,6 +49,17 @@ def test_energy_is_the_declared_model_of_the_commands_cpu_time() -> None:
     assert device.coverage == pytest.approx(1.0, abs=1e-6)
 
 
+def test_processes_from_before_are_not_the_commands() -> None:
+    """Seen in a process that had a fork server: its helpers were said to be left behind by the command."""
+    stranger = subprocess.Popen(["sleep", "30"])
+    try:
+        (device,) = measure(["true"], ESTIMATE).devices
+    finally:
+        stranger.kill()
+        stranger.wait()
+    assert "still_running" not in device.reasons
+
+
 def test_the_whole_process_tree_counts() -> None:
     """A child that was waited for, a living one, and an orphan whose parent has died."""
     one = f"{sys.executable} -S -c '{BURN.format(seconds=0.3)}'"
