@@ -43,7 +43,7 @@ FLOORS = {
     "fitting": 4,
     "forecasting": 4,
     "running": 5,
-    "commands_scaling": 5,
+    "commands": 5,
     "cli": 5,
 }
 """Floor of each module or package; parts of one package may import each other."""
@@ -53,8 +53,8 @@ SAME_FLOOR = {
     ("specfile", "spec"),
     ("environment", ""),
     ("trial", "attempt"),
-    ("cli", "running"),
-    ("cli", "commands_scaling"),
+    ("cli", "commands"),
+    ("commands", "running"),
     ("metering", "processtree"),
     ("report", "resampling_view"),
 }
@@ -69,7 +69,7 @@ ROOMS = {
     "pynvml": {"energy"},
     "statsmodels": {"analysis"},
     "scipy": {"analysis"},
-    "typer": {"cli", "commands_scaling"},
+    "typer": {"cli", "commands"},
 }
 
 

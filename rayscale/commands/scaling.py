@@ -1,4 +1,4 @@
-"""The commands `fit` and `forecast`; `cli` registers them."""
+"""The commands `fit` and `forecast`."""
 
 from __future__ import annotations
 

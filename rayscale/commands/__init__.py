@@ -1,0 +1,1 @@
+"""The commands of `rayscale`, by kind; `rayscale.cli` registers them."""

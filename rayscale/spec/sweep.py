@@ -1,0 +1,80 @@
+"""`SweepSpec`: the whole sweep file, and what its sections owe each other."""
+
+from __future__ import annotations
+
+import copy
+import re
+from typing import Any
+
+from pydantic import field_validator, model_validator
+
+from rayscale.spec.base import TRIAL_SECTIONS, Level, Section
+from rayscale.spec.energy import EnergySpec
+from rayscale.spec.study import AnalysisSpec, DesignSpec, ReportSpec, ResourcesSpec, TrackingSpec
+from rayscale.spec.trial import DataSpec, EvalSpec, ModelSpec, TrainSpec
+
+
+class SweepSpec(Section):
+    """One designed experiment, as described by one YAML file."""
+
+    name: str
+    """Name of the sweep: directory of the ledger and MLflow experiment."""
+    design: DesignSpec
+    model: ModelSpec
+    data: DataSpec
+    train: TrainSpec = TrainSpec()
+    eval: EvalSpec = EvalSpec()
+    energy: EnergySpec = EnergySpec()
+    resources: ResourcesSpec = ResourcesSpec()
+    analysis: AnalysisSpec = AnalysisSpec()
+    tracking: TrackingSpec = TrackingSpec()
+    report: ReportSpec = ReportSpec()
+
+    @field_validator("name")
+    @classmethod
+    def _safe_name(cls, name: str) -> str:
+        if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", name):
+            raise ValueError("expected letters, digits, '.', '_' or '-' (it names a directory)")
+        return name
+
+    @model_validator(mode="after")
+    def _whole(self) -> SweepSpec:
+        if self.data.tokenizer is None and self.model.pretrained is None and self.data.synthetic is None:
+            raise ValueError(
+                "data.tokenizer: expected `bytes`, {bpe: N} or a path, since the model has none of its own"
+            )
+        if self.design.stop is not None and self.design.stop.dv not in self.analysis.dv:
+            raise ValueError(f"design.stop.dv: expected one of analysis.dv ({', '.join(self.analysis.dv)})")
+        return self
+
+    @property
+    def threads(self) -> int:
+        """CPU threads of one trial."""
+        return self.train.threads or self.resources.cpus
+
+    def with_setting(self, path: str, value: Level) -> SweepSpec:
+        """Return the sweep with one trial setting replaced, as a factor's level does.
+
+        Args:
+            path: Dotted setting such as `train.precision`, in one of `TRIAL_SECTIONS`.
+            value: The level.
+
+        Returns:
+            The validated sweep.
+
+        Raises:
+            ValueError: If the path is no trial setting or the value does not fit.
+        """
+        parts = path.split(".")
+        if len(parts) < 2 or parts[0] not in TRIAL_SECTIONS:
+            raise ValueError(
+                f"`{path}` is no trial setting; expected `tokens` or one of {', '.join(TRIAL_SECTIONS)} + `.key`"
+            )
+        tree = self.model_dump(exclude_unset=True)
+        node: Any = tree
+        for part in parts[:-1]:
+            child = node.get(part)
+            node[part] = copy.copy(child) if isinstance(child, dict) else {}
+            node = node[part]
+        node[parts[-1]] = value
+        return SweepSpec.model_validate(tree)

@@ -1,0 +1,148 @@
+"""The sections that describe one trial's work: model, data, training, evaluation."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from rayscale.spec.base import Count, Duration, Positive, Section, Size
+
+
+class ModelSpec(Section):
+    """The model: pretrained weights by name, or random weights from a config. Both: the config states the shape."""
+
+    pretrained: str | None = None
+    """Hub name or local directory of a causal language model with safetensors weights."""
+    revision: str | None = None
+    """Commit or tag of the pretrained model; null takes the newest and records its commit."""
+    config: dict[str, Any] | None = None
+    """Fields of the transformers config (default model_type: llama). Beside `pretrained` it states the shape, so that
+    the sweep can be planned offline; loading checks it."""
+
+    @model_validator(mode="after")
+    def _some_source(self) -> ModelSpec:
+        if self.pretrained is None and self.config is None:
+            raise ValueError("expected `pretrained` (hub name or path) or `config` (random weights)")
+        if self.revision is not None and self.pretrained is None:
+            raise ValueError("`revision` needs `pretrained`")
+        return self
+
+
+class SyntheticSpec(Section):
+    """A generated token source whose entropy is known, so that the reachable loss is known."""
+
+    kind: Literal["markov", "zipf"] = "markov"
+    """`markov`: first-order chain; `zipf`: independent draws with p(rank) ~ 1/rank."""
+    vocab_size: int = Field(default=256, ge=2, le=65536)
+    """Number of distinct tokens."""
+    tokens: Annotated[Count, Field(gt=0)] = 2_000_000
+    """Length of the generated training stream."""
+    branching: int = Field(default=8, ge=2)
+    """Successors per token of the Markov chain."""
+    seed: int = 0
+    """Seed of the source; one source serves the whole sweep."""
+
+
+class BpeSpec(Section):
+    """A byte-level BPE tokenizer trained on the data and cached."""
+
+    bpe: int = Field(ge=257, le=262144)
+    """Vocabulary size, including 256 bytes and the end-of-text token."""
+
+
+class DataSpec(Section):
+    """Training text. Exactly one source: `dataset`, `files`, `corpus` or `synthetic`."""
+
+    dataset: str | None = None
+    """Name of a dataset on the hub, or a local dataset directory."""
+    subset: str | None = None
+    """Configuration name of the dataset."""
+    split: str = "train"
+    """Split of the dataset to read."""
+    revision: str | None = None
+    """Commit or tag of the dataset; null takes the newest and records it."""
+    text_column: str = "text"
+    """Column or key that holds the text (datasets, jsonl, parquet)."""
+    files: list[str] | None = None
+    """Glob patterns of local .txt, .py, .rst, .md, .jsonl or .parquet files, relative to the sweep file."""
+    corpus: Literal["python-stdlib"] | None = None
+    """A corpus that every machine has: the sources and documentation texts of the running Python."""
+    synthetic: SyntheticSpec | None = None
+    """A generated source of known entropy."""
+    tokenizer: str | BpeSpec | None = None
+    """`bytes`, {bpe: N}, a hub name, a directory or a tokenizer.json; null: the pretrained model's own."""
+    sequence_length: int = Field(ge=8)
+    """Targets per row (context length)."""
+    held_out: float = Field(default=0.05, gt=0, lt=0.9)
+    """Share of the documents that no trial trains on."""
+    max_bytes: Size | None = None
+    """Read at most this much text (documents in a fixed pseudo-random order)."""
+    max_epochs: int = Field(default=1, ge=1)
+    """How often the training stream may be repeated to reach a budget."""
+
+    @model_validator(mode="after")
+    def _one_source(self) -> DataSpec:
+        given = [name for name in ("dataset", "files", "corpus", "synthetic") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            raise ValueError(f"expected exactly one source of `dataset`, `files`, `corpus`, `synthetic`; got {found}")
+        return self
+
+
+class TrainSpec(Section):
+    """Optimisation of one trial."""
+
+    batch_size: int = Field(default=8, ge=1)
+    """Rows per optimiser step."""
+    micro_batch_size: int | None = Field(default=None, ge=1)
+    """Rows per forward pass; null: the whole batch."""
+    optimizer: Literal["adamw"] = "adamw"
+    """The optimiser."""
+    learning_rate: Positive = 1e-3
+    """Peak learning rate."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """AdamW moments."""
+    eps: Positive = 1e-8
+    """AdamW epsilon."""
+    weight_decay: float = Field(default=0.1, ge=0)
+    """Decoupled weight decay of matrices; vectors (norms, biases) get none."""
+    grad_clip: Positive | None = 1.0
+    """Largest gradient norm; null: no clipping."""
+    schedule: Literal["constant", "cosine", "wsd"] = "cosine"
+    """Learning rate over the trial's own budget; wsd: warm-up, stable, 1-sqrt decay."""
+    warmup_tokens: Count = 0
+    """Linear warm-up of the learning rate, in tokens (not a share, so that budgets share their start)."""
+    cooldown: float = Field(default=0.2, gt=0, le=1)
+    """Share of the budget that the decay of wsd takes."""
+    min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
+    """Final learning rate as a share of the peak (cosine and wsd)."""
+    precision: Literal["auto", "fp32", "bf16"] = "auto"
+    """auto: bf16 autocast on GPUs that have it, else fp32."""
+    compile: Literal["auto", "off", "on"] = "auto"
+    """torch.compile per block; auto: off (the cost rule comes with the training issue)."""
+    deterministic: bool = True
+    """Use deterministic kernels where they exist, so that the same trial gives the same bits."""
+    threads: int | None = Field(default=None, ge=1)
+    """CPU threads; null: `resources.cpus`."""
+    warmup_steps: int = Field(default=2, ge=0)
+    """Steps run before the measured phase on state that is thrown away."""
+    log_every: Duration = 1.0
+    """Time between progress lines; the loss is only read from the device then."""
+
+    @model_validator(mode="after")
+    def _micro_batch_divides(self) -> TrainSpec:
+        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+            raise ValueError(
+                f"`micro_batch_size` {self.micro_batch_size} does not divide `batch_size` {self.batch_size}"
+            )
+        return self
+
+
+class EvalSpec(Section):
+    """Evaluation on held-out tokens, the same for every trial."""
+
+    tokens: Annotated[Count, Field(gt=0)] = 65_536
+    """Held-out targets."""
+    batch_size: int | None = Field(default=None, ge=1)
+    """Rows per forward pass; null: the training micro-batch."""
