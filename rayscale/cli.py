@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rayscale import __version__
-from rayscale.commands import inference, machine, scaling, study
+from rayscale.commands import cluster, inference, machine, scaling, study
 from rayscale.errors import RayscaleError
 
 app = typer.Typer(
@@ -79,6 +79,16 @@ app.command("check-reported")(inference.check_reported)
 app.command()(scaling.fit)
 app.command()(scaling.forecast)
 app.command()(study.schema)
+clusters = typer.Typer(help="Cluster files.", no_args_is_help=True)
+clusters.command("check")(cluster.check)
+
+
+@clusters.callback()
+def _clusters() -> None:
+    """Check the files that start a cluster."""
+
+
+app.add_typer(clusters, name="cluster")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,1 @@
+"""Clusters: checking the files that start one, and what their nodes tell Ray about themselves."""
