@@ -32,6 +32,7 @@ bench: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.dead_time
 	@$(BIN)/python -m benchmarks.statistics
 	@$(BIN)/python -m benchmarks.sampler_cost
+	@$(BIN)/python -m benchmarks.data
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

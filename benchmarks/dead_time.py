@@ -2,10 +2,10 @@
 
 Both ways run the same 30 short trials (same model, data, evaluation and optimiser steps) on this machine, one after the
 other in this process's Ray: rayscale's slots, and plain Tune function trials with `MLflowLoggerCallback`, as Ray's
-documentation shows it. Deliberate phases (idle, warm-up steps) are 0 in both. Import, model build, evaluation before
-training and everything between trials count.
+documentation shows it. Deliberate phases (idle, warm-up steps) are 0 in both unless asked for. Import, model build,
+evaluation before training and everything between trials count.
 
-    python -m benchmarks.dead_time [--trials 30]
+    python -m benchmarks.dead_time [--trials 30] [--warmup-steps 0]
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ model:
   config: {{model_type: llama, hidden_size: 128, num_hidden_layers: 4, num_attention_heads: 4, num_key_value_heads: 2,
            intermediate_size: 384}}
 data: {{synthetic: {{kind: markov, vocab_size: 2048, tokens: 100_000}}, sequence_length: 128}}
-train: {{batch_size: 4, warmup_steps: 0}}
+train: {{batch_size: 4, warmup_steps: {warmup}}}
 eval: {{tokens: 512}}
 energy: {{idle: 0s, period: 100ms}}
 resources: {{gpus: 0, cpus: 1}}
@@ -132,7 +132,7 @@ def run_plain_tune(plan: Plan, directory: Path) -> list[Span]:
 
 
 def _text(plan: Plan) -> str:
-    return SWEEP.format(repetitions=plan.spec.design.repetitions)
+    return SWEEP.format(repetitions=plan.spec.design.repetitions, warmup=plan.spec.train.warmup_steps)
 
 
 def plain_trial(config: dict[str, Any]) -> None:
@@ -171,9 +171,11 @@ def main() -> None:
     """Measure both and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--trials", type=int, default=30, help="a multiple of 3")
-    repetitions = max(parser.parse_args().trials // 3, 1)
+    parser.add_argument("--warmup-steps", type=int, default=0, help="in both; the sweep file's default is 2")
+    args = parser.parse_args()
+    repetitions = max(args.trials // 3, 1)
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    plan = plan_sweep(parse_spec(SWEEP.format(repetitions=repetitions), "benchmark"))
+    plan = plan_sweep(parse_spec(SWEEP.format(repetitions=repetitions, warmup=args.warmup_steps), "benchmark"))
     with tempfile.TemporaryDirectory(prefix="rayscale-bench-") as directory:
         ours = dead_times(run_rayscale(plan, Path(directory)))
         plain = dead_times(run_plain_tune(plan, Path(directory)))

@@ -32,6 +32,9 @@ FIELDS = {
     "energy (83)": "NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION",
     "power violation (74)": "NVML_FI_DEV_PERF_POLICY_POWER",
     "thermal violation (75)": "NVML_FI_DEV_PERF_POLICY_THERMAL",
+    "heat slowdown (269)": "NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN",
+    "hardware heat slowdown (270)": "NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_THERM_SLOWDOWN",
+    "power brake (271)": "NVML_FI_DEV_CLOCKS_EVENT_REASON_HW_POWER_BRAKE_SLOWDOWN",
 }
 SCOPES = {"GPU": 0, "module": 1, "memory": 2}
 
@@ -61,6 +64,9 @@ def fields_there(gpu: Gpu) -> list[str]:
     """10: which fields and scopes exist."""
     lines = []
     for label, name in FIELDS.items():
+        if not hasattr(gpu.nvml, name):  # the numbers differ between bindings, so only names are asked for
+            lines.append(f"{label}: not in this binding")
+            continue
         value, code = gpu.field(name)
         lines.append(f"{label}: {'yes' if value is not None else f'no (NVML error {code})'}")
     for label, scope in SCOPES.items():
@@ -88,7 +94,7 @@ def power_updates(gpu: Gpu) -> list[str]:
     for name, read in gpu.readers().items():
         gpu.load.run(0.5)
         time.sleep(gpu.seconds(5))
-        base = [value for _, value in series(read, 1.0, 0.005)]
+        base = [value for _, value in series(read, gpu.seconds(1), 0.005)]
         with loaded(gpu):
             start = time.monotonic()
             rise = series(read, gpu.seconds(5), 0.002)
@@ -97,14 +103,18 @@ def power_updates(gpu: Gpu) -> list[str]:
             continue
         found = changes_of(rise)
         gaps = [later[0] - earlier[0] for earlier, later in pairwise(found)]
-        low, high = statistics.fmean(base), statistics.median([v for t, v in rise if t > rise[-1][0] - 1])
+        low, high = statistics.fmean(base), statistics.median([v for t, v in rise if t > rise[-1][0] - gpu.seconds(1)])
         times = [
             next((t - start for t, v in rise if v >= low + share * (high - low)), None) for share in (0.1, 0.5, 0.9)
         ]
         period = f"{1000 * statistics.median(gaps):.0f} ms" if gaps else "n/a"
         lags = ", ".join("n/a" if one is None else f"{1000 * one:.0f}" for one in times)
+        first, _, last = times
+        # a moving average rises on a straight line: 10 to 90 % is 0.8 of its window
+        window = "n/a" if first is None or last is None else f"{1000 * (last - first) / 0.8:.0f} ms"
         lines.append(
-            f"{name}: updates every {period}; 10/50/90 % of the rise after {lags} ms; {low:.0f} -> {high:.0f} W"
+            f"{name}: updates every {period}, window about {window} (if above the update period); "
+            f"10/50/90 % of the rise after {lags} ms; {low:.0f} -> {high:.0f} W"
         )
     return lines
 
@@ -116,20 +126,32 @@ def latencies(gpu: Gpu) -> list[str]:
         "power fields": lambda: gpu.nvml.nvmlDeviceGetFieldValues(
             gpu.handle, [nvml.NVML_FI_DEV_POWER_AVERAGE, nvml.NVML_FI_DEV_POWER_INSTANT]
         ),
+        "GetPowerUsage": lambda: nvml.nvmlDeviceGetPowerUsage(gpu.handle),
         "energy field": lambda: gpu.field(FIELDS["energy (83)"]),
+        "GetTotalEnergyConsumption": lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(gpu.handle),
+        "violation fields": lambda: nvml.nvmlDeviceGetFieldValues(
+            gpu.handle, [nvml.NVML_FI_DEV_PERF_POLICY_POWER, nvml.NVML_FI_DEV_PERF_POLICY_THERMAL]
+        ),
+        "driver samples": lambda: nvml.nvmlDeviceGetSamples(gpu.handle, nvml.NVML_TOTAL_POWER_SAMPLES, 0),
         "temperature": gpu.temperature_c,
         "SM clock": lambda: nvml.nvmlDeviceGetClockInfo(gpu.handle, nvml.NVML_CLOCK_SM),
         "event reasons": lambda: nvml.nvmlDeviceGetCurrentClocksEventReasons(gpu.handle),
         "power limit": lambda: nvml.nvmlDeviceGetEnforcedPowerLimit(gpu.handle),
+        "memory clock": lambda: nvml.nvmlDeviceGetClockInfo(gpu.handle, nvml.NVML_CLOCK_MEM),
+        "memory errors": lambda: nvml.nvmlDeviceGetTotalEccErrors(
+            gpu.handle, nvml.NVML_MEMORY_ERROR_TYPE_UNCORRECTED, nvml.NVML_VOLATILE_ECC
+        ),
         "processes": lambda: nvml.nvmlDeviceGetComputeRunningProcesses(gpu.handle),
+        "process utilisation": lambda: nvml.nvmlDeviceGetProcessUtilization(gpu.handle, 0),
     }
-    rest = {name: _timed(nvml, call) for name, call in calls.items()}
+    count = max(10, round(gpu.seconds(100)))
+    rest = {name: _timed(nvml, call, count) for name, call in calls.items()}
     with loaded(gpu):
-        busy = {name: _timed(nvml, call) for name, call in calls.items()}
+        busy = {name: _timed(nvml, call, count) for name, call in calls.items()}
     return [f"{name}: p50/p99 at rest {rest[name]}, under load {busy[name]} us" for name in calls]
 
 
-def _timed(nvml: Any, call: Callable[[], Any], count: int = 100) -> str:
+def _timed(nvml: Any, call: Callable[[], Any], count: int) -> str:
     times = []
     for _ in range(count):
         begin = time.perf_counter()
@@ -155,7 +177,7 @@ def estimates_agree(gpu: Gpu) -> list[str]:
     }
     lines = []
     for name, work in cases.items():
-        found = measured(gpu, lambda work=work: work(gpu.seconds(25)))  # type: ignore[misc]
+        found = measured(gpu, lambda work=work: work(gpu.seconds(35)))  # type: ignore[misc]
         base = found.counter_j
         lines.append(
             f"{name}: counter {base if base is None else round(base, 1)} J; averaged / counter "
@@ -170,7 +192,7 @@ def counter_polling(gpu: Gpu) -> list[str]:
     lines = []
     for rate in (1, 10, 100, 1):
         with loaded(gpu):
-            time.sleep(1)
+            time.sleep(gpu.seconds(1))
             samples = series(read, gpu.seconds(12), 1 / rate)
         if len(samples) > 1:
             watts = (samples[-1][1] - samples[0][1]) / 1000 / (samples[-1][0] - samples[0][0])
@@ -186,10 +208,12 @@ def driver_samples(gpu: Gpu) -> list[str]:
     except nvml.NVMLError as error:
         return [f"not there: {error}"]
     times = [int(sample.timeStamp) / 1e6 for sample in samples]
+    age = time.time() - times[-1] if times else float("nan")
     gaps = [later - earlier for earlier, later in pairwise(times) if later > earlier]
     if not gaps:
         return [f"{len(times)} samples"]
-    return [f"{len(times)} samples over {times[-1] - times[0]:.1f} s, every {1000 * statistics.median(gaps):.1f} ms"]
+    return [f"{len(times)} samples over {times[-1] - times[0]:.1f} s, every {1000 * statistics.median(gaps):.1f} ms, "
+            f"the newest {1000 * age:.0f} ms old"]  # fmt: skip
 
 
 def step_time(gpu: Gpu) -> list[str]:
@@ -293,7 +317,7 @@ def main() -> int:
     """
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--gpu", type=int, default=0, help="which of the visible GPUs")
-    parser.add_argument("--scale", type=float, default=1.0, help="scales all durations; 1.0 takes about 8 minutes")
+    parser.add_argument("--scale", type=float, default=1.0, help="scales all durations; 1.0 takes about 9 minutes")
     args = parser.parse_args()
     try:
         devices = gpu_devices()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from rayscale.energy.devices import GpuDevice
 from rayscale.energy.integrate import phase_energy
@@ -67,19 +67,30 @@ class Load:
             cycle = max(cycle + 1, int((now - begin) / period_s))
 
 
+class Works(Protocol):
+    """What loads the GPU: `Load`, or a simulation of it."""
+
+    def step(self, products: int = 20) -> float:
+        """Run one step. Units of the result: s."""
+
+    def run(self, seconds: float, *, period_s: float | None = None, duty: float = 1.0) -> None:
+        """Load the GPU for some s, in cycles of `period_s` if given."""
+
+
 class Gpu:
     """One GPU, by NVML and by torch."""
 
-    def __init__(self, nvml: Any, device: GpuDevice, scale: float) -> None:
+    def __init__(self, nvml: Any, device: GpuDevice, scale: float, make_load: Callable[[], Works] = Load) -> None:
         self.nvml, self.device, self.scale = nvml, device, scale
         self.handle = nvml.nvmlDeviceGetHandleByUUID(device.uuid)
-        self._load: Load | None = None
+        self._make_load = make_load
+        self._load: Works | None = None
 
     @property
-    def load(self) -> Load:
+    def load(self) -> Works:
         """The load; its CUDA context begins with the first use."""
         if self._load is None:
-            self._load = Load()
+            self._load = self._make_load()
         return self._load
 
     def seconds(self, value: float) -> float:
@@ -140,7 +151,7 @@ def series(read: Callable[[], float | None], seconds: float, step_s: float) -> l
         value = read()
         if value is not None:
             found.append(((begin + time.monotonic()) / 2, value))
-        time.sleep(step_s)
+        time.sleep(max(0.0, min(step_s, end - time.monotonic())))
     return found
 
 
@@ -179,18 +190,18 @@ def measured(gpu: Gpu, work: Callable[[], None], period_s: float = 0.1, slow_s: 
     Returns:
         All estimates of its energy.
     """
-    reader = NvmlReader(gpu.device.uuid, pid=os.getpid(), slow_period_s=slow_s)
+    reader = NvmlReader(gpu.device.uuid, nvml=gpu.nvml, pid=os.getpid(), slow_period_s=slow_s)
     try:
         with tempfile.TemporaryDirectory(prefix="rayscale-bench-") as directory:
             sampler = Sampler(reader, Path(directory), period_s)
             sampler.start()
-            time.sleep(1.5)  # the averaged power knows nothing of what came before
-            sampler.mark()
+            time.sleep(gpu.seconds(1.5))  # the averaged power knows nothing of what came before
+            sampler.mark(tick=True)
             start = time.monotonic()
             work()
             end = time.monotonic()
-            sampler.mark()
-            time.sleep(1.5)  # it trails by half a second
+            sampler.mark(tick=True)
+            time.sleep(gpu.seconds(1.5))  # it trails by half a second
             sampler.stop()
             return phase_energy(read_trace(Path(directory)), [(start, end)])
     finally:

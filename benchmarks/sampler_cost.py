@@ -2,10 +2,12 @@
 
 1. A sampler process at 10 Hz beside nothing, then beside one busy process per CPU: CPU time of the whole process
    (interpreter and writing included) as a share of one core, 99th percentile of how late polls came.
-2. A/B in one run: the same short training again and again, with and without a sampler, in pairs whose order alternates
-   (so that drift hits both alike), on all CPUs (so that the sampler has to take its time from the training).
+2. A/B in one training: the sampler is stopped and let go again (SIGSTOP, SIGCONT) in short windows, each pair of them
+   once with and once without, the order turned from pair to pair, on all CPUs (so that the sampler has to take its time
+   from the training). A step's time is compared with its neighbours' of the same second: drift and other people's load
+   hit both alike. The first poll after SIGCONT, which comes late and all at once, counts against the sampler.
 
-    python -m benchmarks.sampler_cost [--seconds 60] [--pairs 20] [--period 100ms]
+    python -m benchmarks.sampler_cost [--seconds 60] [--ab 120] [--window 0.5] [--period 100ms]
 
 Goals: CPU <= 1 % of a core; p99 lateness <= 2 ms on an idle machine; step time <= +0.5 %.
 """
@@ -16,6 +18,7 @@ import argparse
 import math
 import multiprocessing
 import os
+import signal
 import statistics
 import tempfile
 import time
@@ -35,7 +38,7 @@ from rayscale.spec import EnergySpec, SweepSpec
 from rayscale.specfile import parse_spec
 
 if TYPE_CHECKING:
-    from rayscale.training.data import PreparedData
+    from rayscale.training.session import StepLog
 
 SWEEP = """\
 name: sampler-cost
@@ -43,12 +46,15 @@ design: {{factors: {{tokens: [{tokens}]}}, repetitions: 1, seed: 1}}
 model:
   config: {{model_type: llama, hidden_size: 128, num_hidden_layers: 4, num_attention_heads: 4, num_key_value_heads: 2,
            intermediate_size: 384}}
-data: {{synthetic: {{kind: markov, vocab_size: 2048, tokens: 200_000}}, sequence_length: 128}}
-train: {{batch_size: 4, warmup_steps: 2, threads: {threads}}}
+data: {{synthetic: {{kind: markov, vocab_size: 2048, tokens: 200_000}}, sequence_length: 128, max_epochs: 100_000}}
+train: {{batch_size: 4, warmup_steps: 2, threads: {threads}, log_every: 0s}}
 eval: {{tokens: 512}}
 energy: {{period: {period}}}
 """
 STEP_TOKENS = 4 * 128
+MAX_STEPS_PER_S = 500
+"""The training's budget is this many steps per second of its time, which it must not reach."""
+GOAL_STEP = 0.005
 
 
 @dataclass(frozen=True)
@@ -119,62 +125,143 @@ def busy(count: int) -> Iterator[None]:
             worker.join()
 
 
-def train_seconds(spec: SweepSpec, data: PreparedData, device: str) -> float:
-    """Train the budget once; build and warm-up are not timed.
+@dataclass(frozen=True)
+class Window:
+    """Some consecutive training steps.
+
+    Attributes:
+        sampled: Whether the sampler was running.
+        steps: How many.
+        seconds: How long they took together.
+    """
+
+    sampled: bool
+    steps: int
+    seconds: float
+
+    @property
+    def step_s(self) -> float:
+        """Mean duration of a step. Units: s."""
+        return self.seconds / self.steps
+
+
+class _EnoughError(Exception):
+    """Ends the training when its time is over."""
+
+
+class Alternation:
+    """Hears of every training step; stops the sampler and lets it go on, window by window."""
+
+    def __init__(self, pid: int, window_s: float, total_s: float) -> None:
+        """Begin with the sampler running.
+
+        Args:
+            pid: The sampler's process.
+            window_s: Least length of a window, in s.
+            total_s: When to end, in s.
+        """
+        self._pid, self._window_s = pid, window_s
+        self.windows: list[Window] = []
+        self._sampled, self._steps = True, 0
+        self._begin = time.monotonic()
+        self._end = self._begin + total_s
+
+    def __call__(self, _: StepLog) -> None:
+        """Count a step; end the window if it is long enough.
+
+        Raises:
+            _EnoughError: When the time is over.
+        """
+        now = time.monotonic()
+        self._steps += 1
+        if now - self._begin < self._window_s:
+            return
+        self.windows.append(Window(self._sampled, self._steps, now - self._begin))
+        if now > self._end:
+            raise _EnoughError
+        # with, without | without, with | with, without | ...
+        self._sampled = len(self.windows) % 4 in (0, 3)
+        os.kill(self._pid, signal.SIGCONT if self._sampled else signal.SIGSTOP)
+        self._steps, self._begin = 0, time.monotonic()
+
+
+def alternate(spec: SweepSpec, uuid: str | None, window_s: float, total_s: float) -> list[Window]:
+    """Train once, with the sampler on and off by turns.
 
     Args:
-        spec: The sweep.
-        data: Its prepared data.
-        device: `cpu` or `cuda`.
+        spec: The sweep; logs after every step.
+        uuid: The GPU; None trains on the CPU.
+        window_s: Length of a window.
+        total_s: Length of the training.
 
     Returns:
-        Seconds of the training phase.
+        The windows in time order, the first (which warms up) left out with its partner.
     """
+    from rayscale.training.data import prepare
     from rayscale.training.session import open_session
 
+    data, device = prepare(spec, cache_directory()), "cuda" if uuid else "cpu"
     tokens = int(spec.design.factors["tokens"][0])
     session = open_session(spec, data, tokens=tokens, seed=1, repetition=0, device=device)
     session.warmup()
-    start = time.monotonic()
-    session.train(lambda _: None)
-    session.synchronize()
-    return time.monotonic() - start
+    with sampling(spec.energy, uuid) as sampler:
+        turns = Alternation(sampler.pid or 0, window_s, total_s)
+        try:
+            session.train(turns)
+        except _EnoughError:
+            pass
+        else:
+            raise SystemExit("the training ended before its time; raise MAX_STEPS_PER_S")
+        finally:
+            os.kill(sampler.pid or 0, signal.SIGCONT)
+    return turns.windows[2:]
 
 
-def paired_effect(spec: SweepSpec, uuid: str | None, pairs: int) -> list[float]:
-    """Train with and without the sampler, in pairs of alternating order.
+def paired_changes(windows: Sequence[Window]) -> list[float]:
+    """Compare each window with its partner.
 
     Args:
-        spec: The sweep.
-        uuid: The GPU; None trains on the CPU.
-        pairs: Number of pairs.
+        windows: Windows in time order; each pair has one with and one without the sampler.
 
     Returns:
-        Relative change of the training time by the sampler, one per pair.
+        Relative change of the mean step time by the sampler, one per pair.
     """
-    from rayscale.training.data import prepare
-
-    data, device = prepare(spec, cache_directory()), "cuda" if uuid else "cpu"
-    train_seconds(spec, data, device)  # the process's first training is not like the others
     changes = []
-    for pair in range(pairs):
-        seconds: dict[bool, float] = {}
-        for sampled in (pair % 2 == 0, pair % 2 == 1):
-            if sampled:
-                with sampling(spec.energy, uuid):
-                    seconds[sampled] = train_seconds(spec, data, device)
-            else:
-                seconds[sampled] = train_seconds(spec, data, device)
-        changes.append(seconds[True] / seconds[False] - 1)
+    for pair in zip(windows[::2], windows[1::2], strict=False):
+        with_it, without = sorted(pair, key=lambda window: not window.sampled)
+        changes.append(with_it.step_s / without.step_s - 1)
     return changes
 
 
+def trimmed_mean(values: Sequence[float], share: float = 0.2) -> tuple[float, float]:
+    """Take the mean without the extremes, which on a virtual machine are other guests.
+
+    Tukey and McLaughlin (1963), Sankhya A 25, 331-352: the standard error comes from the winsorised deviation.
+
+    Args:
+        values: The values, at least 10.
+        share: What is left out on either side.
+
+    Returns:
+        The trimmed mean and its standard error.
+    """
+    ordered, n = sorted(values), len(values)
+    cut = int(share * n)
+    kept = ordered[cut : n - cut]
+    winsorised = [kept[0]] * cut + kept + [kept[-1]] * cut
+    error = statistics.stdev(winsorised) / ((1 - 2 * cut / n) * math.sqrt(n))
+    return statistics.fmean(kept), error
+
+
 def summary(changes: Sequence[float]) -> str:
-    """Write median, mean and the standard error of the mean, in percent."""
-    error = statistics.stdev(changes) / math.sqrt(len(changes)) if len(changes) > 1 else math.nan
+    """Write the change with its 95 % interval, in percent, and whether the goal is met, missed or open."""
+    mean, error = trimmed_mean(changes)
+    low, high = mean - 1.96 * error, mean + 1.96 * error
+    verdict = "met" if high <= GOAL_STEP else "missed" if low > GOAL_STEP else "open: the interval holds the goal"
     return (
-        f"median {100 * statistics.median(changes):+.2f} %, mean {100 * statistics.fmean(changes):+.2f} "
-        f"± {100 * error:.2f} % (standard error, {len(changes)} pairs)"
+        f"{100 * mean:+.2f} % (95 % interval {100 * low:+.2f} to {100 * high:+.2f} %, 20 % trimmed mean of "
+        f"{len(changes)} pairs, median {100 * statistics.median(changes):+.2f} %); goal <= +{100 * GOAL_STEP:g} %: "
+        + verdict
     )
 
 
@@ -186,23 +273,26 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each run of the sampler")
-    parser.add_argument("--pairs", type=int, default=20, help="pairs of trainings with and without")
+    parser.add_argument("--ab", type=float, default=120.0, help="length of the training with and without, in s")
+    parser.add_argument("--window", type=float, default=0.5, help="length of its windows, in s")
     parser.add_argument("--period", default="100ms", help="time between polls")
-    parser.add_argument("--steps", type=int, default=40, help="optimiser steps per training")
+    parser.add_argument("--threads", type=int, help="threads of the training (default: all CPUs)")
     args = parser.parse_args()
-    cpus = len(os.sched_getaffinity(0))
+    cpus, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     gpus = gpu_devices()
     uuid = gpus[0].uuid if gpus else None
-    spec = parse_spec(SWEEP.format(tokens=args.steps * STEP_TOKENS, threads=cpus, period=args.period), "benchmark")
+    threads = args.threads or cpus
+    tokens = int(args.ab * MAX_STEPS_PER_S) * STEP_TOKENS
+    spec = parse_spec(SWEEP.format(tokens=tokens, threads=threads, period=args.period), "benchmark")
 
     costs = {"idle machine": cost_of(spec.energy, uuid, args.seconds)}
     with busy(cpus):
-        costs["all CPUs busy"] = cost_of(spec.energy, uuid, args.seconds)
-    changes = paired_effect(spec, uuid, args.pairs)
+        costs["all CPUs busy"] = cost_of(spec.energy, uuid, args.seconds / 3)
+    windows = alternate(spec, uuid, args.window, args.ab)
 
     device = gpus[0].name if gpus else "CPU (no GPU here)"
     print(f"{date.today()}  {cpu_name()}, {cpus} CPUs; device {device}; torch {versions().get('torch')}")
-    print(f"sampler every {args.period}, {args.seconds:g} s each; load before: {os.getloadavg()[2]:.1f} (15 min)")
+    print(f"sampler every {args.period}, {args.seconds:g} s each; load before: {load:.2f} (1 min)")
     print(f"{'':<16}{'CPU, % of a core':>18}{'late p99, ms':>14}{'poll p50, ms':>14}{'poll p99, ms':>14}{'missed':>8}")
     for name, cost in costs.items():
         stats = cost.stats
@@ -210,7 +300,8 @@ def main() -> None:
             f"{_milliseconds(one):>14}" for one in (stats.late_p99_s, stats.latency_p50_s, stats.latency_p99_s)
         )
         print(f"{name:<16}{100 * cost.cpu_s / cost.wall_s:>18.2f}{times}{stats.missed:>8}")
-    print(f"training time with the sampler against without ({args.steps} steps, {cpus} threads): {summary(changes)}")
+    step = statistics.fmean(window.step_s for window in windows)
+    print(f"step time ({1000 * step:.1f} ms, {threads} threads) by the sampler: {summary(paired_changes(windows))}")
 
 
 if __name__ == "__main__":

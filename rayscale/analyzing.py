@@ -5,8 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from rayscale.accounting import accounting_of
+from rayscale.analysis.equivalence_ratio import parse_margin
+from rayscale.analysis.fitted import sweep_scaling
 from rayscale.analysis.looks import with_sequential
 from rayscale.analysis.resampling import RESAMPLES
+from rayscale.analysis.returns_tree import returns_trees
 from rayscale.analysis.run import AnalysisRequest, analyze_frame, analyze_records, to_json
 from rayscale.analysis.table import ledger_frame, read_table
 from rayscale.design import Plan
@@ -30,7 +34,7 @@ def finished_records(ledger: Ledger, plan: Plan) -> list[Record]:
     """
     records = ledger.records(plan)
     if not records:
-        raise InputError(f"{ledger.root}: no completed trial yet; expected at least one (rayscale run SWEEP.yaml)")
+        raise InputError(f"{ledger}: no completed trial yet; expected at least one (rayscale run SWEEP.yaml)")
     return records
 
 
@@ -54,8 +58,14 @@ def analyze_ledger(ledger: Ledger, plan: Plan, dv: str | None = None, alpha: flo
         changes["alpha"] = alpha
     if changes:
         spec = spec.model_copy(update={"analysis": spec.analysis.model_copy(update=changes)})
-    tree = analyze_records(finished_records(ledger, plan), spec)
-    tree = with_sequential(tree, ledger.read_looks(), spec)
+    records = finished_records(ledger, plan)
+    tree = with_sequential(analyze_records(records, spec), ledger.read_looks(), spec)
+    kept = [record for record in records if record.quality.verdict not in spec.analysis.exclude]
+    frame = ledger_frame(kept, spec.analysis.metrics, spec.report)
+    tree |= {"accounting": accounting_of(ledger, plan, records)}
+    tree |= returns_trees(frame, spec, bool(tree["energy_estimated"]))
+    if (scaling := sweep_scaling(frame, spec.name)) is not None:
+        tree["scaling"] = scaling
     if not changes:
         ledger.storage.write("analysis.json", (to_json(tree) + "\n").encode())
     return tree
@@ -71,6 +81,8 @@ def analyze_table(
     aggregate: str | None,
     device: str | None = None,
     order: str | None = None,
+    scale: str = "raw",
+    margin: str | None = None,
 ) -> dict[str, Any]:
     """Analyse any long table.
 
@@ -83,6 +95,8 @@ def analyze_table(
         aggregate: `mean` averages repeated cells.
         device: Column that names the device of each row: adds the mixed models with devices.
         order: Column that grows with time: adds the check of the run order and the drift model.
+        scale: Primary scale, raw or log.
+        margin: Equivalence margin in units of the measure, or as a ratio like `x1.05`.
 
     Returns:
         The tree of design 4.6.
@@ -93,8 +107,12 @@ def analyze_table(
     missing = [name for name, value in (("--dv", dv), ("--within", within), ("--subject", subject)) if not value]
     if missing or dv is None or within is None or subject is None:
         raise InputError(f"{path}: a table needs {', '.join(missing)} (names of columns)")
+    raw, ratio = parse_margin(margin) if margin is not None else (None, None)
     request = AnalysisRequest(
         dv=tuple(_names(dv)),
+        scale=scale,
+        equivalence=dict.fromkeys(_names(dv), raw) if raw is not None else {},
+        equivalence_ratio=dict.fromkeys(_names(dv), ratio) if ratio is not None else {},
         within=tuple(_names(within)),
         subject=subject,
         alpha=0.05 if alpha is None else alpha,
@@ -122,7 +140,19 @@ def render_tree(tree: dict[str, Any], form: str) -> str:
     from rayscale.analysis.text import render_text
 
     writers = {"text": render_text, "csv": to_csv, "latex": to_latex, "methods": methods_paragraph}
-    return writers[form](tree)
+    text = writers[form](tree)
+    return "\n".join([text, *_further_text(tree)]) if form == "text" else text
+
+
+def _further_text(tree: dict[str, Any]) -> list[str]:
+    """Write what a sweep took and what its loss cost; nothing for a table."""
+    from rayscale.analysis.accounting_tree import accounting_text
+    from rayscale.analysis.fit_text import render_fit
+    from rayscale.analysis.returns_text import returns_text
+
+    scaling = f"Scaling law\n===========\n{render_fit(tree['scaling'])}" if "scaling" in tree else ""
+    parts = [returns_text(tree), scaling, accounting_text(tree["accounting"]) if tree.get("accounting") else ""]
+    return [f"{part}\n" for part in parts if part]
 
 
 def export_table(ledger: Ledger, plan: Plan, form: str, out: Path | None) -> str | None:
@@ -131,22 +161,22 @@ def export_table(ledger: Ledger, plan: Plan, form: str, out: Path | None) -> str
     Args:
         ledger: The ledger.
         plan: The plan.
-        form: `csv` or `parquet`.
-        out: The file; None returns csv text.
+        form: `csv`, `json` (a list of rows, null where unknown) or `parquet`.
+        out: The file; None returns text.
 
     Returns:
-        The csv text if there is no file.
+        The text if there is no file.
 
     Raises:
         InputError: If the format is unknown, or parquet has no file to go to.
     """
-    if form not in ("csv", "parquet"):
-        raise InputError(f"--format {form}: expected csv or parquet")
+    if form not in ("csv", "json", "parquet"):
+        raise InputError(f"--format {form}: expected csv, json or parquet")
     if form == "parquet" and out is None:
         raise InputError("--format parquet: expected --out FILE, parquet does not go to a terminal")
     frame = ledger_frame(finished_records(ledger, plan), plan.spec.analysis.metrics, report=plan.spec.report)
-    if form == "csv":
-        text = frame.to_csv(index=False)
+    if form != "parquet":
+        text = frame.to_csv(index=False) if form == "csv" else to_json({"trials": frame.to_dict("records")}) + "\n"
         if out is None:
             return text
         out.write_text(text, encoding="utf-8")

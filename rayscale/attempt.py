@@ -15,9 +15,10 @@ from rayscale.design import Trial
 from rayscale.environment import host_facts, versions
 from rayscale.errors import RayscaleError
 from rayscale.ledger import Failure
-from rayscale.record import Device, Evaluation, Phase, PhaseName, Reason, Record, Training
+from rayscale.record import Device, Evaluation, Phase, PhaseName, Reason, Record, Settling, Training
 
 if TYPE_CHECKING:
+    from rayscale.energy.edges import EdgeBell
     from rayscale.energy.sampler import SamplerStats
     from rayscale.energy.trace import Trace
     from rayscale.training.data import PreparedData
@@ -87,16 +88,21 @@ class PhaseLog:
     """Stamps phases and writes `log.jsonl` as it goes, so that a live view and a post-mortem can read it."""
 
     file: TextIO
+    bell: EdgeBell | None = None
+    """Tells the sampler of the edges between phases; None: nobody does."""
     phases: list[Phase] = field(default_factory=list)
 
     @contextmanager
     def phase(self, name: PhaseName) -> Iterator[None]:
-        """Stamp one phase; the log line is written outside the window.
+        """Stamp one phase; the log line is written and the sampler is told outside the window.
 
         Args:
             name: The phase.
         """
         self.write("phase", name=name)
+        if self.bell is not None:
+            # one ring ends a phase and begins the next; the counter's tick takes 0.2 s, so only `train` gets it
+            self.bell.ring(tick="train" in (name, *(phase.name for phase in self.phases[-1:])))
         start = time.monotonic()
         yield
         self.phases.append(Phase(name=name, start=start, end=time.monotonic()))
@@ -118,7 +124,13 @@ class PhaseLog:
         self.file.flush()
 
 
-def assemble_record(job: TrialJob, outcome: TrialOutcome, stats: SamplerStats | None, notes: list[Reason]) -> Record:
+def assemble_record(
+    job: TrialJob,
+    outcome: TrialOutcome,
+    stats: SamplerStats | None,
+    notes: list[Reason],
+    settling: Settling | None = None,
+) -> Record:
     """Join what was trained with what was drawn.
 
     Args:
@@ -126,6 +138,7 @@ def assemble_record(job: TrialJob, outcome: TrialOutcome, stats: SamplerStats | 
         outcome: What the training process wrote.
         stats: What the sampler said when it stopped; None if it died.
         notes: Further reasons for the verdict, e.g. that the temperature had not settled.
+        settling: The wait before the first phase; None if nothing could be waited for.
 
     Returns:
         The record; energy is null with a reason when the trace cannot be read.
@@ -142,6 +155,7 @@ def assemble_record(job: TrialJob, outcome: TrialOutcome, stats: SamplerStats | 
     except (OSError, ValueError, RayscaleError) as error:
         energy = unavailable(outcome.phases, f"no readable power trace: {error}")
     steps = outcome.training.steps
+    notes = [*notes, *_wrong_device(job, outcome)]
     quality = judge(trace, outcome.phases, energy, energy_spec, stats, steps=steps, extra=tuple(notes))
     return Record(
         sweep=job.sweep,
@@ -159,9 +173,17 @@ def assemble_record(job: TrialJob, outcome: TrialOutcome, stats: SamplerStats | 
         evaluation=outcome.evaluation,
         energy=energy,
         quality=quality,
+        settling=settling,
         # Looked up here and not by the trial: a slot does it once, a forked trial would do it each time.
         environment={"versions": dict(versions()), **host_facts(), **outcome.environment},
     )
+
+
+def _wrong_device(job: TrialJob, outcome: TrialOutcome) -> list[Reason]:
+    if job.device_uuid is None or outcome.device.uuid == job.device_uuid:
+        return []
+    detail = f"trained on {outcome.device.uuid}, sampled {job.device_uuid}"
+    return [Reason(code="wrong_device", detail=detail, verdict="invalid")]
 
 
 def explain_failure(error: BaseException) -> Failure:

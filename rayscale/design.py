@@ -220,6 +220,7 @@ def trial_key(spec: SweepSpec, condition: Condition, repetition: int, seed: int)
     }
     if spec.data.files:  # where a corpus lies does not change the result; its content is checked by fingerprint
         identity["data"]["files"] = [pattern.rsplit("/", 1)[-1] for pattern in spec.data.files]
+    identity["train"].pop("peak_tflops", None)  # what MFU is a share of changes nothing in the trial
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

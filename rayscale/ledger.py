@@ -5,72 +5,30 @@
                       trials/<trial_key>/record.json     written last, atomically: it exists = the trial is completed
                       analysis.json, report.html         derived
 
-Everything goes through `Storage`, so that object stores can serve it; attempts are written by those that run them.
+Everything goes through `Storage`, so that object stores serve it as well: there, an attempt writes its trace and log
+on its node's disk (`root`), and `publish_attempt` sends them before the record. Attempts are written by those that run
+them.
 """
 
 from __future__ import annotations
 
-import fcntl
+import hashlib
 import json
-import os
 import socket
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from rayscale.design import Plan, plan_sweep
-from rayscale.errors import EnvironmentUnusableError, InputError
+from rayscale.environment import cache_directory
+from rayscale.errors import InputError
+from rayscale.locks import file_lock, file_lock_holder, lease, lease_holder
 from rayscale.record import Record
 from rayscale.spec import SweepSpec
-
-
-class Storage(Protocol):
-    """Where a ledger lies. Paths are relative, with forward slashes."""
-
-    def read(self, path: str) -> bytes | None:
-        """Return a file's content, None if there is none."""
-
-    def write(self, path: str, content: bytes) -> None:
-        """Write a file atomically: a reader sees the old content or the new, never a part."""
-
-    def list(self, path: str) -> list[str]:
-        """Return the sorted names in a directory, empty if there is none."""
-
-
-@dataclass(frozen=True)
-class LocalStorage:
-    """A directory of a local or shared file system."""
-
-    root: Path
-
-    def read(self, path: str) -> bytes | None:
-        """Return a file's content, None if there is none."""
-        try:
-            return (self.root / path).read_bytes()
-        except FileNotFoundError:
-            return None
-
-    def write(self, path: str, content: bytes) -> None:
-        """Write a file atomically and durably (temporary file, fsync, rename)."""
-        target = self.root / path
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-        with temporary.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-
-    def list(self, path: str) -> list[str]:
-        """Return the sorted names in a directory, empty if there is none."""
-        try:
-            return sorted(os.listdir(self.root / path))
-        except FileNotFoundError:
-            return []
-
+from rayscale.storage import LocalStorage, Storage, is_uri, open_storage, without_query
 
 INTERRUPTED = "interrupted"
 """Reason of an attempt that did not fail: its run was stopped or killed, and the trial is still to do."""
@@ -115,21 +73,40 @@ class Status:
 
 
 class Ledger:
-    """One sweep's ledger."""
+    """One sweep's ledger.
 
-    def __init__(self, root: str | Path) -> None:
-        """Bind to a directory; nothing is created.
+    Attributes:
+        location: Where it lies: a directory, or the address of a prefix in an object store.
+        root: The directory; for an object store the place on this machine's disk where its files pass through.
+        storage: Reads and writes its files.
+    """
+
+    def __init__(self, location: str | Path) -> None:
+        """Bind to a location; nothing is created.
 
         Args:
-            root: `<storage>/<sweep name>`.
+            location: `<storage>/<sweep name>`.
+
+        Raises:
+            InputError: If it is an address that cannot be used.
         """
-        self.root = Path(root)
-        self.storage: Storage = LocalStorage(self.root)
+        self.location = str(location)
+        self.storage: Storage = open_storage(location)
+        self.root = _passage(self.location) if is_uri(location) else Path(location)
 
     @property
     def name(self) -> str:
         """Name of the sweep."""
-        return self.root.name
+        return without_query(self.location).rpartition("/")[2] if self.remote else self.root.name
+
+    @property
+    def remote(self) -> bool:
+        """Whether it lies in an object store."""
+        return is_uri(self.location)
+
+    def __str__(self) -> str:
+        """Return the location for people."""
+        return without_query(self.location) if self.remote else str(self.root)
 
     # -- plan ---------------------------------------------------------------------------------------------------------
 
@@ -170,11 +147,11 @@ class Ledger:
         """
         content = self.storage.read("plan.json")
         if content is None:
-            raise InputError(f"{self.root}: no ledger here (expected plan.json); `rayscale run SWEEP.yaml` makes one")
+            raise InputError(f"{self}: no ledger here (expected plan.json); `rayscale run SWEEP.yaml` makes one")
         try:
             return plan_sweep(SweepSpec.model_validate(json.loads(content)["spec"]))
         except (ValueError, KeyError, TypeError) as error:
-            raise InputError(f"{self.root / 'plan.json'}: unreadable plan: {str(error).splitlines()[0]}") from None
+            raise InputError(f"{self}/plan.json: unreadable plan: {str(error).splitlines()[0]}") from None
 
     def environment(self) -> dict[str, Any]:
         """Return what the stored plan was made with, empty if there is no plan."""
@@ -221,7 +198,7 @@ class Ledger:
         try:
             return Record.from_json(content.decode())
         except ValueError as error:
-            raise InputError(f"{self.root / path}: unreadable record: {str(error).splitlines()[0]}") from None
+            raise InputError(f"{self}/{path}: unreadable record: {str(error).splitlines()[0]}") from None
 
     def write_record(self, record: Record) -> None:
         """Accept a result: from here on the trial is completed.
@@ -256,8 +233,41 @@ class Ledger:
         return sorted(int(name.removeprefix("attempt-")) for name in names if name.startswith("attempt-"))
 
     def attempt_directory(self, trial_key: str, attempt: int) -> Path:
-        """Return where an attempt writes its trace and log."""
+        """Return where an attempt writes its trace and log, on this machine's disk."""
         return self.root / "trials" / trial_key / f"attempt-{attempt}"
+
+    def publish_attempt(self, trial_key: str, attempt: int) -> None:
+        """Send what an attempt wrote on this disk to the object store; nothing to do in a directory.
+
+        Args:
+            trial_key: The trial.
+            attempt: The attempt; it has ended.
+        """
+        if not self.remote:
+            return
+        directory = self.attempt_directory(trial_key, attempt)
+        for path in sorted(directory.iterdir()) if directory.is_dir() else []:
+            if path.is_file() and not path.name.startswith("."):
+                self.storage.write(f"trials/{trial_key}/{directory.name}/{path.name}", path.read_bytes())
+
+    def fetched_attempt(self, trial_key: str, attempt: int) -> Path:
+        """Return a local directory with the files of an ended attempt, wherever it ran.
+
+        Args:
+            trial_key: The trial.
+            attempt: The attempt.
+
+        Returns:
+            The directory; from an object store what is missing here is fetched first.
+        """
+        directory = self.attempt_directory(trial_key, attempt)
+        if self.remote:
+            prefix = f"trials/{trial_key}/{directory.name}"
+            for name in self.storage.list(prefix):
+                content = None if (directory / name).exists() else self.storage.read(f"{prefix}/{name}")
+                if content is not None:
+                    LocalStorage(directory).write(name, content)
+        return directory
 
     def new_attempt(self, trial_key: str) -> int:
         """Open the next attempt of a trial; its directory is made.
@@ -269,7 +279,10 @@ class Ledger:
             The attempt's number, from 1.
         """
         attempt = max(self.attempts(trial_key), default=0) + 1
-        self.attempt_directory(trial_key, attempt).mkdir(parents=True)
+        self.attempt_directory(trial_key, attempt).mkdir(parents=True, exist_ok=self.remote)
+        if self.remote:  # a prefix without an object does not exist
+            started = {"host": socket.gethostname(), "at": datetime.now(UTC).isoformat()}
+            self.storage.write(f"trials/{trial_key}/attempt-{attempt}/started.json", json.dumps(started).encode())
         return attempt
 
     def write_failure(self, trial_key: str, attempt: int, failure: Failure) -> None:
@@ -330,36 +343,22 @@ class Ledger:
     def lock(self) -> Iterator[None]:
         """Hold the sweep, so that two runs of it cannot work at once.
 
-        The kernel drops an `flock` when its process dies, however it dies: a stale lock needs no guessing. The file's
-        text only names the holder.
+        In a directory the kernel's `flock`, which ends with its process, however it dies; in an object store a lease
+        (see `lease`).
 
         Raises:
             EnvironmentUnusableError: If another process holds it.
         """
         self.root.mkdir(parents=True, exist_ok=True)
-        with (self.root / "lock").open("a+") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                holder = self.lock_holder() or "another process"
-                raise EnvironmentUnusableError(f"{self.root}: this sweep is being run by {holder}") from None
-            file.truncate(0)
-            since = time.strftime("%Y-%m-%d %H:%M:%S")
-            file.write(f"pid {os.getpid()} on {socket.gethostname()} since {since}")
-            file.flush()
-            try:
-                yield
-            finally:
-                file.truncate(0)
+        with lease(self.storage, str(self)) if self.remote else file_lock(self.root / "lock", str(self)):
+            yield
 
     def lock_holder(self) -> str | None:
         """Name the process that runs the sweep now, None if none does."""
-        try:
-            with (self.root / "lock").open("r") as file:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-                except OSError:
-                    return file.read().strip() or "another process"
-        except FileNotFoundError:
-            pass
-        return None
+        return lease_holder(self.storage) if self.remote else file_lock_holder(self.root / "lock")
+
+
+def _passage(uri: str) -> Path:
+    """Name the directory on this disk through which the files of an object store pass."""
+    digest = hashlib.sha256(without_query(uri).encode()).hexdigest()[:16]
+    return cache_directory() / "ledgers" / digest / without_query(uri).rpartition("/")[2]

@@ -15,12 +15,14 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from rayscale.energy.edges import EdgeBell
 from rayscale.energy.measure import energy_result, unavailable
 from rayscale.energy.quality import judge
 from rayscale.energy.reader import PowerReader, gpu_devices, open_reader
@@ -168,8 +170,8 @@ def _readers(spec: EnergySpec, clock: DescendantsClock, stack: ExitStack) -> lis
     gpus = gpu_devices() if spec.source in ("auto", "nvml") else []
     readers: list[PowerReader] = []
     for gpu in gpus:
-        # all that descends from this process is the command; others on the GPU are foreign
-        readers.append(open_reader(spec, device_uuid=gpu.uuid, pid=os.getpid()))
+        # all that descends from this process is the command, and comes and goes; others on the GPU are foreign
+        readers.append(open_reader(spec, device_uuid=gpu.uuid, pid=os.getpid(), departed=False))
         stack.callback(readers[-1].close)
     if not gpus:
         readers.append(_cpu_reader(spec, clock))
@@ -215,8 +217,7 @@ def _check_command(program: str) -> None:
 def _run(command: Sequence[str], stdout: int | None, meters: Sequence[_Meter]) -> tuple[int, Phase]:
     relay = _SignalRelay()
     with relay.installed():
-        for meter in meters:
-            meter.sampler.mark()
+        _mark(meters)
         start = time.monotonic()
         try:
             child = subprocess.Popen(list(command), stdout=stdout)
@@ -225,9 +226,14 @@ def _run(command: Sequence[str], stdout: int | None, meters: Sequence[_Meter]) -
         relay.to(child)
         code = child.wait()
         window = Phase(name="train", start=start, end=time.monotonic())
-        for meter in meters:
-            meter.sampler.mark()
+        _mark(meters)
     return (code if code >= 0 else 128 - code), window
+
+
+def _mark(meters: Sequence[_Meter]) -> None:
+    """Read all devices as the edge of the command; at once, since each waits for the tick of its own counter."""
+    with ThreadPoolExecutor(len(meters)) as pool:
+        list(pool.map(lambda meter: EdgeBell(meter.directory).ring(tick=True), meters))
 
 
 class _SignalRelay:

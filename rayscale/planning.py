@@ -17,10 +17,11 @@ from typing import Any
 from rayscale.design import Plan, Trial, condition_label
 from rayscale.environment import cache_directory, cpu_name
 from rayscale.errors import InputError
-from rayscale.ledger import LocalStorage
 from rayscale.record import Record
 from rayscale.spec import DataSpec, EvalSpec, SweepSpec, SyntheticSpec
+from rayscale.storage import LocalStorage
 from rayscale.training.flops import ModelShape, flops_6nd, planned_vocab_size, shape_from_config, training_flops
+from rayscale.training.outlook import assumed_times, memory_outlook
 
 CALIBRATION_STEPS = 6
 CALIBRATION_MAX_PARAMS = 50_000_000
@@ -58,10 +59,10 @@ def model_shape(spec: SweepSpec) -> ModelShape | None:
         The shape; None if it is only known to the hub, or of an architecture that is not counted.
     """
     vocabulary = planned_vocab_size(spec)
-    if spec.model.config is None or vocabulary is None:
+    if spec.model.fields is None or vocabulary is None:
         return None
     try:
-        return shape_from_config(spec.model.config, vocabulary)
+        return shape_from_config(spec.model.fields, vocabulary)
     except InputError:
         return None  # an architecture whose products we do not count
 
@@ -200,6 +201,7 @@ def plan_document(plan: Plan, estimate: Estimate | None, why_not: str | None) ->
             "seed": trial.seed,
             "trial_key": trial.trial_key,
             "tokens": trial.tokens,
+            "steps": math.ceil(trial.tokens / (trial.spec.train.batch_size * trial.spec.data.sequence_length)),
             "flops": flops[condition_label(trial.condition)],
             "time_s": estimate.trial_s(trial.tokens) if estimate else None,
         }
@@ -213,17 +215,30 @@ def _totals(plan: Plan, rows: list[dict[str, Any]], estimate: Estimate | None, w
     tokens = sum(trial.tokens for trial in plan.trials)
     train_s = estimate.seconds_per_token * tokens if estimate else None
     watts = estimate.watts if estimate else None
+    flops = _sum([row["flops"] for row in rows])
+    large = (
+        estimate is None and shape is not None and shape.params > CALIBRATION_MAX_PARAMS
+    )  # MFU says nothing of small
     return {
         "trials": len(rows),
         "tokens": tokens,
-        "flops": _sum([row["flops"] for row in rows]),
+        "flops": flops,
         "flops_6nd": flops_6nd(shape, tokens) if shape else None,
         "params": shape.params if shape else None,
         "time_s": _sum([row["time_s"] for row in rows]),
         "energy_kwh": train_s * watts / 3.6e6 if train_s is not None and watts is not None else None,
         "estimate": estimate.source if estimate else None,
+        "memory": memory_outlook(plan.spec, shape, _gpu_bytes(plan.spec)) if shape else None,
+        "assumed_train_s": assumed_times(flops, plan.spec.train.precision) if large and flops else None,
         "notes": [why_not] if why_not and not estimate else [],
     }
+
+
+def _gpu_bytes(spec: SweepSpec) -> int | None:
+    from rayscale.energy.reader import gpu_devices
+
+    found = gpu_devices() if spec.resources.gpus != 0 else []
+    return found[0].memory_bytes if found else None
 
 
 def _sum(values: list[float | None]) -> float | None:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
+from rayscale.analysis.cells import Cells
 from rayscale.analysis.power import (
     CAUTIOUS,
     Design,
@@ -14,9 +17,10 @@ from rayscale.analysis.power import (
     pilot_effect,
     repetitions_for,
     rm_power,
+    smallest_difference,
     smallest_effect,
 )
-from rayscale.analysis.sweepcells import main_factor, sweep_cells, varied_factors
+from rayscale.analysis.sweepcells import resolve_effect, sweep_cells, varied_factors
 from rayscale.errors import InputError
 from rayscale.ledger import Ledger
 from rayscale.spec import SweepSpec
@@ -39,6 +43,7 @@ class PowerRequest:
         n: Repetitions.
         dv: Measure of the pilot; None takes the sweep's first.
         from_ledger: Insist on a pilot.
+        effect: The factor or interaction of a sweep to plan for; None takes `tokens`, or else the first factor.
     """
 
     f: float | None = None
@@ -53,6 +58,7 @@ class PowerRequest:
     n: int | None = None
     dv: str | None = None
     from_ledger: bool = False
+    effect: str | None = None
 
 
 def power_document(
@@ -66,19 +72,23 @@ def power_document(
         ledger: Where finished trials serve as a pilot, if there are any and no effect is stated.
 
     Returns:
-        `design, effect, power_at_n, n_for_power, smallest_effect, pilot, notes`; null where something is missing.
+        `design, effect, power_at_n, n_for_power, smallest_effect, pilot, notes`; null where something is missing. With
+        a pilot of several factors `effects`: the same for each main effect and interaction.
 
     Raises:
         InputError: For impossible values, or if nothing to plan from is given.
     """
-    stated_f, stated_rho = _stated(request)
+    described = spec or (ledger.read_plan().spec if ledger and ledger.storage.read("plan.json") is not None else None)
+    stated_f, stated_rho = _stated(request, _others(request, described))
     pilot = _pilot(request, spec, ledger) if stated_f is None else None
-    design = _design(request, spec, pilot, stated_rho)
+    design = _design(request, described, pilot, stated_rho)
     f = stated_f if stated_f is not None else pilot.f if pilot else None
     n = request.n if request.n is not None else spec.design.repetitions if spec else None
     notes = _notes(request, pilot, stated_rho)
+    name = _resolved(request, described)[0] if described else pilot.factor if pilot else None
     if f is None and n is None:
         raise InputError("nothing to plan from: expected --f, --means, --n, a sweep file or a ledger with records")
+    sd_error = _sd_error(request, _others(request, described), pilot)
     return {
         "design": {
             "levels": design.levels,
@@ -87,21 +97,83 @@ def power_document(
             "alpha": design.alpha,
             "effect_df": design.df1,
         },
-        "effect": {"f": f, "source": "stated" if stated_f is not None else "pilot" if pilot else None},
+        "effect": {"name": name, "f": f, "source": "stated" if stated_f is not None else "pilot" if pilot else None},
         "power_at_n": {"n": n, "power": rm_power(f, n, design) if f is not None and n is not None else None},
         "n_for_power": {"power": request.power, "n": repetitions_for(f, request.power, design) if f else None},
         "smallest_effect": {
             "n": n,
             "power": request.power,
             "f": smallest_effect(n, request.power, design) if n is not None else None,
+            "difference": _difference(n, request.power, design, sd_error),
         },
+        **({"effects": effects} if (effects := _effects(request, spec, ledger, pilot, n)) else {}),
         "pilot": _pilot_tree(pilot, request.power, design) if pilot else None,
         "notes": notes,
     }
 
 
-def _stated(request: PowerRequest) -> tuple[float | None, float | None]:
-    """Give f and rho as the user stated them."""
+def _resolved(request: PowerRequest, spec: SweepSpec) -> tuple[str, int]:
+    """Name the effect to plan for, with its df1."""
+    return resolve_effect({name: len(levels) for name, levels in varied_factors(spec).items()}, request.effect)
+
+
+def _others(request: PowerRequest, spec: SweepSpec | None) -> int:
+    """Count the cells that one level's mean is taken over."""
+    if spec is None:
+        if request.effect is not None:
+            raise InputError(f"--effect {request.effect}: expected a sweep file or ledger that has it")
+        return 1
+    name = _resolved(request, spec)[0]
+    if ":" in name and request.means:
+        raise InputError(f"--means: expected --f for the interaction {name}; its means are no list of levels")
+    return math.prod(len(levels) for factor, levels in varied_factors(spec).items() if factor not in name.split(":"))
+
+
+def _sd_error(request: PowerRequest, others: int, pilot: Pilot | None) -> float | None:
+    """Sd within repetitions of one level's mean."""
+    if request.sd_error is not None:
+        return request.sd_error / math.sqrt(others)
+    return pilot.sd_error if pilot else None
+
+
+def _difference(n: int | None, power: float, design: Design, sd_error: float | None) -> float | None:
+    """Smallest difference of two levels that n repetitions detect, in units of the measure."""
+    if n is None or sd_error is None:
+        return None
+    return smallest_difference(smallest_effect(n, power, design), design, sd_error)
+
+
+def _effects(
+    request: PowerRequest, spec: SweepSpec | None, ledger: Ledger | None, pilot: Pilot | None, n: int | None
+) -> dict[str, Any]:
+    """Plan for every effect of a pilot with several factors."""
+    if pilot is None or ledger is None:
+        return {}
+    cells = _pilot_cells(request, ledger)[0]
+    if len(cells.factors) == 1:
+        return {}
+    names = [
+        ":".join(names) for size in range(1, len(cells.factors) + 1) for names in combinations(cells.factors, size)
+    ]
+    return {name: _one_effect(pilot_effect(cells, pilot.dv, request.alpha, name), request.power, n) for name in names}
+
+
+def _one_effect(pilot: Pilot, power: float, n: int | None) -> dict[str, Any]:
+    design = pilot.design
+    return {
+        "effect_df": design.df1,
+        "F": pilot.F,
+        "f": pilot.f,
+        "f_cautious": pilot.f_cautious,
+        "power_at_n": rm_power(pilot.f, n, design) if n is not None else None,
+        "n_for_power": repetitions_for(pilot.f, power, design) if pilot.f > 0 else None,
+        "smallest_f": smallest_effect(n, power, design) if n is not None else None,
+        "smallest_difference": _difference(n, power, design, pilot.sd_error),
+    }
+
+
+def _stated(request: PowerRequest, others: int) -> tuple[float | None, float | None]:
+    """Give f and rho as the user stated them; a level's mean over other factors has the less error."""
     if request.means and request.f is not None:
         raise InputError("--f and --means: expected one of them")
     if not request.means:
@@ -110,15 +182,14 @@ def _stated(request: PowerRequest) -> tuple[float | None, float | None]:
         raise InputError("--means needs --sd-error (and --sd-subject, where repetitions share something)")
     if request.rho is not None:
         raise InputError("--rho: with --means it follows from --sd-subject and --sd-error")
-    return effect_from_variances(request.means, request.sd_subject, request.sd_error)
+    return effect_from_variances(request.means, request.sd_subject, request.sd_error / math.sqrt(others))
 
 
 def _design(request: PowerRequest, spec: SweepSpec | None, pilot: Pilot | None, rho: float | None) -> Design:
     found = pilot.design if pilot else None
     levels = request.levels or (len(request.means) or None) or (found.levels if found else None)
     if levels is None and spec is not None:
-        varied = varied_factors(spec)
-        levels = len(varied[main_factor(varied)])
+        levels = _resolved(request, spec)[1] + 1
     if levels is None:
         raise InputError("--levels K: expected the number of conditions")
     if request.means and levels != len(request.means):
@@ -136,14 +207,19 @@ def _pilot(request: PowerRequest, spec: SweepSpec | None, ledger: Ledger | None)
             where = ledger.root if ledger else "no sweep or ledger given"
             raise InputError(f"{where}: --from-ledger needs finished trials")
         return None
-    stored = ledger.read_plan().spec
-    dv = request.dv or stored.analysis.dv[0]
     try:
-        return pilot_effect(sweep_cells(records, stored, dv), dv, request.alpha)
+        cells, dv = _pilot_cells(request, ledger)
+        return pilot_effect(cells, dv, request.alpha, request.effect)
     except InputError:
         if request.from_ledger or spec is None:
             raise
         return None  # a sweep that has only just begun is planned from its file
+
+
+def _pilot_cells(request: PowerRequest, ledger: Ledger) -> tuple[Cells, str]:
+    stored = ledger.read_plan().spec
+    dv = request.dv or stored.analysis.dv[0]
+    return sweep_cells(ledger.records(), stored, dv), dv
 
 
 def _pilot_tree(pilot: Pilot, power: float, design: Design) -> dict[str, Any]:
@@ -151,6 +227,7 @@ def _pilot_tree(pilot: Pilot, power: float, design: Design) -> dict[str, Any]:
         "dv": pilot.dv,
         "factor": pilot.factor,
         "n": pilot.n,
+        "mean": pilot.mean,
         "F": pilot.F,
         "ms_effect": pilot.ms_effect,
         "ms_error": pilot.ms_error,
@@ -220,7 +297,20 @@ def _answers(document: dict[str, Any]) -> list[str]:
         lines.append(
             f"smallest effect with {least['n']} repetitions and power {least['power']:g}: f = {least['f']:.4g}"
         )
-    return lines
+    if least["difference"] is not None:
+        mean = pilot["mean"] if pilot else None
+        share = f" ({100 * least['difference'] / abs(mean):.3g}% of the mean)" if mean else ""
+        lines.append(
+            f"that is a difference of {least['difference']:.4g} between two levels{share}, the others halfway between"
+        )
+    return lines + [_effect_line(name, row) for name, row in document.get("effects", {}).items()]
+
+
+def _effect_line(name: str, row: dict[str, Any]) -> str:
+    power = "" if row["power_at_n"] is None else f", power now {row['power_at_n']:.3f}"
+    least = "" if row["smallest_f"] is None else f", smallest f {row['smallest_f']:.3g}"
+    wanted = "no number of repetitions follows" if row["n_for_power"] is None else f"{row['n_for_power']} repetitions"
+    return f"{name} (df1 {row['effect_df']}): F = {row['F']:.4g}, f = {row['f']:.4g}{power}, {wanted}{least}"
 
 
 def parse_numbers(text: str | None, option: str) -> tuple[float, ...]:

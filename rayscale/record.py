@@ -51,7 +51,9 @@ class Device(_Part):
     tflops_bench: float | None = None
     """Dense matrix-product rate (bf16 on a GPU, fp32 on a CPU), once per device. Units: TFLOP/s."""
     peak_tflops: float | None = None
-    """Dense data-sheet peak for the trial's precision; None when unknown. Units: TFLOP/s."""
+    """Dense peak for the trial's precision; None when unknown. Units: TFLOP/s."""
+    peak_source: str | None = None
+    """Where the peak comes from: a data sheet, or `train.peak_tflops`."""
 
 
 class Training(_Part):
@@ -75,6 +77,8 @@ class Training(_Part):
     """Training FLOPs by 6·N_matmul + 12·L·H·Q·T per token."""
     flops_6nd: float
     """6·N·D."""
+    flops_formula: str = "6·N_matmul + 12·L·H·Q·T per token"
+    """How `flops` is counted; MFU = flops / (train time · `Device.peak_tflops`)."""
     precision: str
     threads: int
     import_s: float
@@ -95,6 +99,12 @@ class Evaluation(_Part):
     bits_per_byte: float | None
     eval_s: float
     """Duration of the evaluation after training. Units: s."""
+    perplexity_before: float | None = None
+    bits_per_byte_before: float | None = None
+    eval_before_s: float | None = None
+    """Duration of the evaluation before training. Units: s."""
+    flops: float | None = None
+    """FLOPs of one evaluation: a third of training's per token; not in `Training.flops`."""
 
 
 class PhaseEnergy(_Part):
@@ -125,7 +135,11 @@ class PhaseEnergy(_Part):
     """The same because of heat (NVML field 75)."""
     mean_w: float | None = None
     rms_w: float | None = None
+    sd_w: float | None = None
+    """Standard deviation of the power samples (n - 1)."""
     samples: int = 0
+    backfilled: int = 0
+    """Samples that fill gaps between polls, from the driver's own buffer."""
     coverage: float = 0.0
     """Share of the phase that samples cover."""
 
@@ -141,6 +155,8 @@ class EnergyResult(_Part):
     phases: dict[str, PhaseEnergy]
     net_energy_j: float | None
     """Train energy minus idle power x train duration; never floored at 0."""
+    net_bound_j: float | None = None
+    """Half-width of `net_energy_j`: the bounds of both, the baseline's stretched to the length of the training."""
     net_baseline: str | None
     """Which idle was subtracted: `context_idle` or `idle`."""
     idle_w: float | None
@@ -150,6 +166,19 @@ class EnergyResult(_Part):
     temp_end_c: float | None
     sampler: dict[str, float | int | str | None] = {}
     """What the sampler cost: polls, call latency, own CPU time."""
+
+
+class Settling(_Part):
+    """The wait for the device to be back at its block's start, before the first phase. Units: s, degrees Celsius, W."""
+
+    waited_s: float
+    timed_out: bool
+    start_c: float | None
+    """Temperature when the trial was let go."""
+    start_w: float | None
+    reference_c: float | None
+    """Temperature at the block's start."""
+    reference_w: float | None
 
 
 class Reason(_Part):
@@ -187,6 +216,8 @@ class Record(_Part):
     evaluation: Evaluation
     energy: EnergyResult
     quality: Quality
+    settling: Settling | None = None
+    """None where no sensor says when the device has settled."""
     environment: dict[str, Any]
     """Versions, host, data and tokenizer fingerprints, settings chosen for `auto`."""
 
@@ -272,6 +303,7 @@ def _training_columns(record: Record) -> dict[str, Any]:
         "data_s": training.data_s,
         "compile_s": training.compile_s,
         "warmup_s": training.warmup_s,
+        "train_s": duration,
         "eval_s": evaluation.eval_s,
         "steps": training.steps,
         "trained_tokens": training.trained_tokens,

@@ -11,6 +11,7 @@ from rich.table import Table
 from rayscale.design import Plan, condition_label
 from rayscale.ledger import Failure, Ledger, Status
 from rayscale.quantities import format_count, format_duration
+from rayscale.training.compiling import MFU_EAGER
 
 WIDTH = 110
 
@@ -39,7 +40,7 @@ def render_plan(document: dict[str, Any]) -> str:
         Text.
     """
     table = Table(box=None, pad_edge=False, header_style="")
-    for name in ("run", "block", "condition", "seed", "trial_key", "tokens", "FLOPs", "time (estimate)"):
+    for name in ("run", "block", "condition", "seed", "trial_key", "tokens", "steps", "FLOPs", "time (estimate)"):
         table.add_column(name, justify="left" if name in ("condition", "trial_key") else "right", no_wrap=True)
     for row in document["trials"]:
         table.add_row(
@@ -49,6 +50,7 @@ def render_plan(document: dict[str, Any]) -> str:
             str(row["seed"]),
             row["trial_key"],
             f"{row['tokens']:,}",
+            f"{row['steps']:,}",
             _scientific(row["flops"]),
             format_duration(row["time_s"]) if row["time_s"] is not None else "n/a",
         )
@@ -66,6 +68,11 @@ def _render_totals(name: str, totals: dict[str, Any]) -> str:
         if totals["energy_kwh"] is not None:
             text += f", {totals['energy_kwh'] * 1000:.3g} Wh while training"
         lines.append(f"{text} (from {totals['estimate']})")
+    if totals["memory"]:
+        lines.append(totals["memory"]["sentence"])
+    if totals["assumed_train_s"]:
+        times = (f"{format_duration(value)} on an {name}" for name, value in totals["assumed_train_s"].items())
+        lines.append(f"training alone, at an assumed {MFU_EAGER:.0%} of the peak: {', '.join(times)}")
     return "\n".join([*lines, *totals["notes"]])
 
 
@@ -87,7 +94,7 @@ def render_status(ledger: Ledger, plan: Plan, counts: Status, holder: str | None
         Text.
     """
     lines = [
-        f"{ledger.name} ({ledger.root}): {counts.completed} of {counts.planned} trials completed, "
+        f"{ledger.name} ({ledger}): {counts.completed} of {counts.planned} trials completed, "
         f"{counts.running} running, {counts.failed} failed, {counts.pending} to do",
         f"of the completed: {counts.completed - counts.suspect - counts.invalid} clean, {counts.suspect} suspect, "
         f"{counts.invalid} invalid; {counts.attempts} attempts in all",

@@ -1,8 +1,8 @@
 """The resampled view of a sweep (`rayscale analyze SWEEP --resample 60s`): as measured against as others would report.
 
-From the stored trace of every trial, `analysis.resample` computes what a sampler with another period would have said;
-per level that gives the measured mean beside the resampled one, and the spread over the phase shifts, which is the part
-of a reported difference that nothing but the start of the sampler decided.
+From the stored trace of every trial, `analysis.sampling_period` computes what a sampler with another period would have
+said; per level that gives the measured mean beside the resampled one, and the spread over the phase shifts, which is
+the part of a reported difference that nothing but the start of the sampler decided.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from rayscale.analysis.efficiency import pee
-from rayscale.analysis.resample import Resampled, resample, spread
+from rayscale.analysis.sampling_period import Resampled, resample, spread
 from rayscale.design import Plan, condition_label, grid
 from rayscale.energy.integrate import power_steps
 from rayscale.energy.measure import windows_of
@@ -92,7 +92,7 @@ def trial_view(ledger: Ledger, record: Record) -> TrialView | None:
     if not windows or "train" not in record.energy.phases:
         return None
     try:
-        steps = power_steps(read_trace(ledger.attempt_directory(record.trial_key, record.attempt)))
+        steps = power_steps(read_trace(ledger.fetched_attempt(record.trial_key, record.attempt)))
     except InputError:
         return None
     window = (windows[0][0], windows[-1][1])

@@ -34,17 +34,17 @@ class RunResult:
 
     Attributes:
         sweep: Name of the sweep.
-        ledger: Its directory.
+        ledger: The ledger.
         summary: Counts and failures.
         elapsed_s: Duration of the command. Units: s.
-        report: The report, if one was written.
+        report: Where the report lies, if one was written.
     """
 
     sweep: str
-    ledger: Path
+    ledger: Ledger
     summary: RunSummary
     elapsed_s: float
-    report: Path | None
+    report: str | None
 
     @property
     def exit_code(self) -> int:
@@ -62,7 +62,7 @@ class RunResult:
             **asdict(self.summary),
             "failed": failed,
             "elapsed_s": self.elapsed_s,
-            "report": str(self.report) if self.report else None,
+            "report": self.report,
         }
 
 
@@ -112,7 +112,7 @@ def run_to_report(spec: SweepSpec, ledger: Ledger, *, arguments: str, with_repor
             console.print(f"{spec.name}: {what}", soft_wrap=True)
         else:
             summary = _run_and_report(plan, ledger, console, with_report=with_report)
-    result = RunResult(spec.name, ledger.root, summary, time.monotonic() - start, _report_path(ledger))
+    result = RunResult(spec.name, ledger, summary, time.monotonic() - start, _report_path(ledger))
     _print_end(console, result, arguments)
     return result
 
@@ -124,9 +124,8 @@ def _is_reported(ledger: Ledger, plan: Plan) -> bool:
     return ledger.read_plan().spec == plan.spec
 
 
-def _report_path(ledger: Ledger) -> Path | None:
-    path = ledger.root / "report.html"
-    return path if path.exists() else None
+def _report_path(ledger: Ledger) -> str | None:
+    return f"{ledger}/report.html" if "report.html" in ledger.storage.list("") else None
 
 
 def _run_and_report(plan: Plan, ledger: Ledger, console: Console, *, with_report: bool) -> RunSummary:
@@ -157,11 +156,11 @@ def _run_and_report(plan: Plan, ledger: Ledger, console: Console, *, with_report
 
 
 def _write_report(ledger: Ledger, plan: Plan, console: Console) -> dict[str, Any]:
-    from rayscale.report.build import build_report
+    from rayscale.report.build import report_in_ledger
 
     console.print("analysing and writing the report")
     tree = analyze_ledger(ledger, plan)
-    build_report(ledger, tree, ledger.root / "report.html")
+    report_in_ledger(ledger, tree)
     return tree
 
 
@@ -172,7 +171,7 @@ def _print_start(console: Console, plan: Plan, ledger: Ledger) -> None:
     console.print(
         f"{plan.spec.name}: {len(left)} of {len(plan.trials)} trials to run ({format_count(tokens)} tokens)"
         + (f", {done} completed before" if done else "")
-        + f"; ledger {ledger.root}"
+        + f"; ledger {ledger}"
     )
 
 
@@ -188,7 +187,7 @@ def _print_end(console: Console, result: RunResult, arguments: str) -> None:
         return
     if summary.completed or summary.failed:
         console.print(f"{done} of {summary.planned} trials completed in {format_duration(result.elapsed_s)}")
-    plan = Ledger(result.ledger).read_plan()
+    plan = result.ledger.read_plan()
     for trial in plan.trials:
         if trial.trial_key in summary.failed:
             failure = summary.failed[trial.trial_key]
@@ -200,7 +199,7 @@ def _print_end(console: Console, result: RunResult, arguments: str) -> None:
             )
     if result.report:
         console.print(f"report:   {result.report}", soft_wrap=True)
-        console.print(f"analysis: {result.ledger / 'analysis.json'}   (rayscale analyze {arguments})", soft_wrap=True)
+        console.print(f"analysis: {result.ledger}/analysis.json   (rayscale analyze {arguments})", soft_wrap=True)
         console.print(f"MLflow:   rayscale ui {arguments}", soft_wrap=True)
 
 

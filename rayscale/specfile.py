@@ -6,7 +6,7 @@ import difflib
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args, get_origin
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -162,10 +162,15 @@ def _message(problem: Any, path: KeyPath) -> str:
 
 def _valid_keys(path: KeyPath) -> list[str]:
     """List the keys of the section at `path`."""
-    section: type[BaseModel] | None = SweepSpec
+    annotation: Any = SweepSpec
     for part in path:
+        section = _section_of(annotation)
+        if section is None and get_origin(annotation) is dict:
+            annotation = get_args(annotation)[1]  # any key, e.g. a measure of analysis.equivalence
+            continue
         field = section.model_fields.get(str(part)) if section else None
-        section = _section_of(field.annotation) if field else None
+        annotation = field.annotation if field else None
+    section = _section_of(annotation)
     return list(section.model_fields) if section else []
 
 

@@ -5,8 +5,9 @@
     ^ sampler is running from before the first phase until after the last
 
 The trial only stamps its phases with CLOCK_MONOTONIC; the sampler, in another process, stamps its samples with the same
-clock. Nothing talks to the sampler inside a measured phase. `train_trial` is the part that runs in the trial's process;
-`assemble_record` joins its outcome with the power trace. Without Ray:
+clock. Between two phases it is told to read at once (`energy.edges`); nothing talks to it inside a measured phase.
+`train_trial` is the part that runs in the trial's process; `assemble_record` joins its outcome with the power trace.
+Without Ray:
 
     python -m rayscale.trial --sweep F.yaml --tokens 500000 --repetition 0 --out DIR
 """
@@ -28,11 +29,12 @@ from typing import TYPE_CHECKING, Any
 
 from rayscale.attempt import PhaseLog, TrialJob, TrialOutcome, assemble_record, explain_failure
 from rayscale.design import Trial, plan_sweep
+from rayscale.energy.edges import EdgeBell
 from rayscale.environment import cache_directory, cpu_name
 from rayscale.errors import InputError, RayscaleError
-from rayscale.ledger import LocalStorage
 from rayscale.record import Device, Evaluation, Record, Training
 from rayscale.specfile import load_spec
+from rayscale.storage import LocalStorage
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -121,7 +123,7 @@ def _training(session: Session, trained: TrainResult, log: PhaseLog, import_s: f
         build_s=session.build_s,
         data_s=session.data_s,
         compile_s=session.compile_s,
-        warmup_s=sum(phase.duration_s for phase in log.phases if phase.name == "warmup"),
+        warmup_s=sum(phase.duration_s for phase in log.phases if phase.name == "warmup") - session.compile_s,
     )
 
 
@@ -133,6 +135,10 @@ def _evaluation(before: EvalResult, after: EvalResult, log: PhaseLog) -> Evaluat
         perplexity=after.perplexity,
         bits_per_byte=after.bits_per_byte,
         eval_s=log.phases[-1].duration_s,
+        perplexity_before=before.perplexity,
+        bits_per_byte_before=before.bits_per_byte,
+        eval_before_s=next(phase.duration_s for phase in log.phases if phase.name == "eval"),
+        flops=after.flops,
     )
 
 
@@ -146,6 +152,7 @@ def _device(job: TrialJob, session: Session) -> Device:
         host=host,
         tflops_bench=job.tflops_bench,
         peak_tflops=facts.peak_tflops,
+        peak_source=facts.peak_source,
     )
 
 
@@ -158,6 +165,7 @@ def _environment(job: TrialJob, session: Session) -> dict[str, Any]:
         "entropy_nats": job.data.entropy_nats,
         "data_revision": job.data.revision,
         "model_revision": facts.revision,
+        "training": facts.settings,
         "pid": os.getpid(),
     }
 
@@ -178,7 +186,7 @@ def run_in_child(job: TrialJob, go: Connection) -> None:
     except EOFError:
         return  # the slot is gone
     with (job.directory / "log.jsonl").open("a", encoding="utf-8") as file:
-        log = PhaseLog(file)
+        log = PhaseLog(file, EdgeBell(job.directory))
         try:
             outcome = train_trial(job, log)
         except BaseException as error:
@@ -232,7 +240,7 @@ def run_alone(job: TrialJob) -> Record:
     sampler.start()
     try:
         with (job.directory / "log.jsonl").open("w", encoding="utf-8") as file:
-            outcome = train_trial(job, PhaseLog(file))
+            outcome = train_trial(job, PhaseLog(file, EdgeBell(job.directory)))
     finally:
         stats = sampler.stop()
     record = assemble_record(job, outcome, stats, [])
@@ -346,7 +354,7 @@ def _run_from_arguments(args: argparse.Namespace) -> Record:
     device_uuid = choose_device(trial.spec.resources.gpus)
     if device_uuid:
         os.environ["CUDA_VISIBLE_DEVICES"] = device_uuid
-    data = prepare(trial.spec, cache_directory())
+    data = prepare(trial.spec, cache_directory(), lambda line: print(line, file=sys.stderr))
     check_budget(data, trial.spec, trial.tokens)
     return run_alone(
         TrialJob(

@@ -67,7 +67,7 @@ def test_help_names_the_commands(capsys: pytest.CaptureFixture[str]) -> None:
         (["status", "none.txt"], "expected a sweep file (.yaml) or a ledger directory"),
         (["analyze", "none.csv"], "none.csv"),
         (["ui", "--port", "0"], "--port"),
-        (["plan", str(ROOT / "sweeps" / "quickstart.yaml"), "--storage", "s3://b/p"], "not supported yet"),
+        (["plan", str(ROOT / "sweeps" / "quickstart.yaml"), "--storage", "ftp://b/p"], "expected a directory, s3://"),
     ],
 )
 def test_mistakes_get_one_line_and_exit_code_2(
@@ -111,6 +111,10 @@ def test_the_papers_study_is_planned_offline_in_under_2_seconds() -> None:
     assert document["totals"]["params"] == 1_100_048_384
     flops = {trial["tokens"]: trial["flops"] for trial in document["trials"]}
     assert flops[1_000_000] == pytest.approx(7.314e15, rel=1e-3)
+    assert {trial["steps"] for trial in document["trials"]} == {245, 489, 977}
+    memory = document["totals"]["memory"]
+    assert sum(memory["parts"].values()) == memory["total_bytes"] == pytest.approx(25.9e9, rel=0.01)
+    assert document["totals"]["assumed_train_s"]["NVIDIA H100"] == pytest.approx(3406, rel=0.01)
 
 
 def test_a_short_calibration_estimates_the_time(

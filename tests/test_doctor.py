@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from rayscale.cli import run_command
 from rayscale.doctor.check import Check, Diagnosis
 from rayscale.doctor.examine import examine
-from rayscale.doctor.gpu import PROBE_S, PowerProbe, gpu_checks, probe_power
+from rayscale.doctor.gpu import COUNTER_PROBE_S, PROBE_S, PowerProbe, gpu_checks, probe_counter, probe_power
 from rayscale.doctor.host import GIB, Host, energy_checks, host_checks, place_check
 from rayscale.doctor.software import NEEDED, Software, software_checks, store_check
 
@@ -41,6 +41,7 @@ class MadeUpNvml:
     NVMLError = RefusedError
     NVML_SUCCESS, NVML_TEMPERATURE_GPU, NVML_CLOCK_SM = 0, 0, 1
     NVML_ERROR_LIBRARY_NOT_FOUND, NVML_ERROR_DRIVER_NOT_LOADED = 12, 9
+    NVML_ERROR_NOT_SUPPORTED, NVML_ERROR_FUNCTION_NOT_FOUND, NVML_TOTAL_POWER_SAMPLES = 3, 13, 0
     NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, NVML_FI_DEV_POWER_AVERAGE, NVML_FI_DEV_POWER_INSTANT = 83, 185, 186
 
     def nvmlInit(self) -> None:
@@ -94,6 +95,7 @@ HEALTHY = {
     "186": 71_000,
     "nvmlDeviceGetPowerUsage": 70_000,
     "nvmlDeviceGetMigMode": (0, 0),
+    "nvmlDeviceGetSamples": (1, [None] * 120),
     "nvmlDeviceGetTemperatureV": 31,
     "nvmlDeviceGetClockInfo": 345,
     "nvmlDeviceGetMaxClockInfo": 1980,
@@ -106,7 +108,9 @@ HEALTHY = {
 
 def gpu_findings(**changes: Any) -> dict[str, Check]:
     told = {key: value for key, value in (HEALTHY | changes).items() if value is not None}
-    checks, count = gpu_checks(nvml=MadeUpNvml(told), environ={}, probe=lambda read: PowerProbe(read(), 0.1))
+    checks, count = gpu_checks(
+        nvml=MadeUpNvml(told), environ={}, probe=lambda read: PowerProbe(read(), 0.1), counter_probe=lambda read: 0.1
+    )
     assert count == 1
     return {check.name.strip(): check for check in checks}
 
@@ -116,7 +120,9 @@ def test_a_healthy_gpu_is_named_by_uuid_with_all_it_tells() -> None:
     assert {check.level for check in found.values()} == {"ok"}
     assert "Made Up H100" in found["GPU-aaaa"].found
     assert found["energy"].values == {"counter": True, "average": True, "usage": True, "instant": True}
-    assert found["power now"].values == {"idle_w": 70.0, "update_period_s": 0.1}
+    assert found["power now"].values == {"idle_w": 70.0, "update_period_s": 0.1, "counter_period_s": 0.1}
+    assert "of the energy counter: 100 ms" in found["power now"].found
+    assert "driver keeps 120 power samples" in found["energy"].found
     assert found["power limit"].values == {"enforced_w": 700.0, "default_w": 700.0}
 
 
@@ -124,6 +130,8 @@ def test_a_healthy_gpu_is_named_by_uuid_with_all_it_tells() -> None:
     ("changes", "name", "level", "words"),
     [
         ({"83": None}, "energy", "warning", "energy counter no"),
+        ({"nvmlDeviceGetSamples": None}, "energy", "ok", "driver keeps no power samples"),
+        ({"nvmlDeviceGetMigMode": None}, "GPU-aaaa", "ok", "no MIG"),
         (
             {"83": None, "185": None, "186": None, "nvmlDeviceGetPowerUsage": None},
             "energy",
@@ -175,6 +183,20 @@ def test_update_period_of_a_changing_value(period: float, phase: float) -> None:
     found = probe_power(lambda: 70.0 + int(clock.now / period) % 7, clock=lambda: clock.now, sleep=sleep)
     assert found.period_s == pytest.approx(period, abs=0.011)
     assert found.mean_w is not None
+
+
+@given(st.sampled_from([0.02, 0.05, 0.1, 0.2]), st.floats(0.0, 1.0))
+def test_update_period_of_the_counter(period: float, phase: float) -> None:
+    now = [100.0]
+
+    def sleep(seconds: float) -> None:
+        now[0] += seconds
+
+    found = probe_counter(lambda: 6.0 * ((now[0] + phase) // period + 1), clock=lambda: now[0], sleep=sleep)
+    assert found == pytest.approx(period, abs=0.0021)
+    assert now[0] <= 100.0 + COUNTER_PROBE_S + 0.01
+    assert probe_counter(lambda: 5.0, clock=lambda: now[0], sleep=sleep) is None
+    assert probe_counter(lambda: None, clock=lambda: now[0], sleep=sleep) is None
 
 
 @pytest.mark.parametrize("value", [70.0, None])

@@ -130,8 +130,18 @@ def test_what_cannot_be_fitted_is_refused(change: object, options: dict, words: 
 
 def test_a_narrow_range_is_warned_about() -> None:
     frame = surface(CHINCHILLA)
-    frame = frame[frame["N"] < 1e8].reset_index(drop=True)
+    frame["N"] = 1e7 * (frame["N"] / 1e7) ** 0.2  # a factor of 4
+    frame["loss"] = predict(CHINCHILLA, [frame["N"].to_numpy(), frame["D"].to_numpy()])
     assert any("a decade or more is needed" in note for note in run_fit(frame, n="N", d="D")["notes"])
+
+
+@pytest.mark.parametrize("power", [0.05, 0.0])
+def test_too_narrow_a_range_is_refused(power: float) -> None:
+    """A factor of 1.4, or two values only: coefficient, exponent and floor are three unknowns."""
+    frame = surface(CHINCHILLA)
+    frame["N"] = 1e7 * (frame["N"] / 1e7) ** power if power else np.where(frame["N"] > 1e8, 1e9, 1e7)
+    with pytest.raises(InputError, match="needs at least 3 over a factor of 2"):
+        run_fit(frame, n="N", d="D")
 
 
 def test_closed_forms() -> None:

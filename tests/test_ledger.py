@@ -14,9 +14,10 @@ from ledgers import make_ledger
 
 from rayscale.design import plan_sweep
 from rayscale.errors import EnvironmentUnusableError, InputError
-from rayscale.ledger import Failure, Ledger, LocalStorage
+from rayscale.ledger import Failure, Ledger
 from rayscale.record import Record, flatten
 from rayscale.spec import SweepSpec
+from rayscale.storage import LocalStorage
 
 HOLD = """
 import sys, time
@@ -56,7 +57,7 @@ def test_writes_are_whole_or_not_at_all(tmp_path: Path) -> None:
     old, new = b"a" * 3_000_000, b"b" * 3_000_000
     storage.write("file", old)
     script = (
-        "import sys, pathlib; from rayscale.ledger import LocalStorage; s = LocalStorage(pathlib.Path(sys.argv[1]))\n"
+        "import sys, pathlib; from rayscale.storage import LocalStorage; s = LocalStorage(pathlib.Path(sys.argv[1]))\n"
         "print('go', flush=True)\nwhile True: s.write('file', b'b' * 3_000_000)"
     )
     for delay in (0.0, 0.003, 0.01):

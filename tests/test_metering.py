@@ -156,9 +156,10 @@ def test_every_visible_gpu_is_measured(tmp_path: Path) -> None:
     script = tmp_path / "gpus.txt"
     script.write_text("gpu GPU-aaaa-1 Simulated-H100 9\npower 0 300\ngpu GPU-bbbb-2 Simulated-H100 9\npower 0 100\n")
     environ = environment(build(tmp_path / "lib"), script)
-    devices = json.loads(rayscale("--json", "--", "sleep", "1", environ=environ).stdout)["devices"]
+    measured = json.loads(rayscale("--json", "--", "sleep", "1", environ=environ).stdout)
+    devices, seconds = measured["devices"], measured["duration_s"]
     assert [device["uuid"] for device in devices] == ["GPU-aaaa-1", "GPU-bbbb-2"]
-    assert [device["energy_j"] for device in devices] == pytest.approx([300.0, 100.0], rel=0.15)
+    assert [device["energy_j"] for device in devices] == pytest.approx([300.0 * seconds, 100.0 * seconds], rel=0.02)
     assert [device["power_mean_w"] for device in devices] == pytest.approx([300.0, 100.0], rel=0.01)
     assert not any(device["estimated"] for device in devices)
     environ["CUDA_VISIBLE_DEVICES"] = "1"

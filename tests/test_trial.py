@@ -89,6 +89,21 @@ def test_import_build_and_train_times_are_told_apart(twice: list[Record]) -> Non
         assert record.training.build_s < record.training.import_s
 
 
+def test_choices_and_both_evaluations_are_in_the_record(twice: list[Record]) -> None:
+    for record in twice:
+        chosen, evaluation = record.environment["training"], record.evaluation
+        assert (chosen["attention"], chosen["attention_note"], chosen["loss"]) == ("rayscale_causal", None, "chunked")
+        assert (chosen["compile"]["on"], chosen["compile"]["reason"]) == (False, "auto: never on a CPU")
+        assert (chosen["micro_batch_size"], chosen["micro_batch_reason"]) == (4, "the whole batch (train.batch_size)")
+        assert chosen["memory_bytes"] > 16 * record.training.params
+        assert evaluation.perplexity_before is not None
+        assert evaluation.perplexity_before > evaluation.perplexity
+        assert evaluation.eval_before_s is not None
+        assert 0 < evaluation.eval_before_s < 60
+        assert (record.device.peak_tflops, record.device.peak_source) == (None, None)
+        assert "6·N_matmul" in record.training.flops_formula
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [

@@ -2,11 +2,13 @@
 
 Every effect of a factorial design is a set of orthonormal contrasts C over the cells (Kronecker products of Helmert
 contrasts for the factors in the effect and of the mean for the others). With Z the residuals and m the cell means,
-SS_effect = n |m C|^2, SS_error = |Z C|^2, df = (p, (n - 1) p). One-way is the case of one factor.
+SS_effect = n |m C|^2, SS_error = |Z C|^2, df = (p, (n - 1) p). One-way is the case of one factor. `moments` finds a
+triangle that stands for Z.
 """
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 from collections.abc import Sequence
@@ -15,8 +17,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from rayscale.analysis.distributions import f_tail, log10_f_tail
-from rayscale.analysis.kernel import Centred, FloatArray, centre
-from rayscale.analysis.sphericity import Mauchly, greenhouse_geisser, huynh_feldt, mauchly, undefined_mauchly
+from rayscale.analysis.kernel import FloatArray
+from rayscale.analysis.moments import Moments, moments
+from rayscale.analysis.sphericity import Mauchly, greenhouse_geisser, huynh_feldt, mauchly_of_errors, undefined_mauchly
 
 
 @dataclass(frozen=True)
@@ -100,7 +103,7 @@ class _Stratum:
     name: str
     ss: float
     ss_error: float
-    gram: FloatArray
+    errors: FloatArray
 
 
 def helmert(levels: int) -> FloatArray:
@@ -129,11 +132,11 @@ def effect_contrasts(shape: Sequence[int], members: Sequence[int]) -> FloatArray
     Returns:
         Shape (cells, df of the effect).
     """
-    contrasts = np.ones((1, 1))
-    for index, levels in enumerate(shape):
-        part = helmert(levels) if index in members else np.full((levels, 1), 1 / math.sqrt(levels))
-        contrasts = np.kron(contrasts, part)
-    return contrasts
+    parts = (
+        helmert(levels) if index in members else np.full((levels, 1), 1 / math.sqrt(levels))
+        for index, levels in enumerate(shape)
+    )
+    return functools.reduce(np.kron, parts)
 
 
 def anova(values: FloatArray, shape: Sequence[int], factors: Sequence[str]) -> Anova:
@@ -147,39 +150,29 @@ def anova(values: FloatArray, shape: Sequence[int], factors: Sequence[str]) -> A
     Returns:
         Every main effect and interaction.
     """
-    parts = centre(values)
+    parts = moments(values)
     sets = [s for size in range(1, len(shape) + 1) for s in itertools.combinations(range(len(shape)), size)]
     strata = [_stratum(parts, shape, members, ":".join(factors[i] for i in members)) for members in sets]
-    subject = float(parts.k * np.sum(parts.subject_means**2))
-    total_error = subject + math.fsum(stratum.ss_error for stratum in strata)
+    total_error = parts.subject + math.fsum(stratum.ss_error for stratum in strata)
     effects = tuple(_effect(stratum, parts, total_error) for stratum in strata)
     return Anova(effects, parts.ss_subject, _multivariate(parts))
 
 
-def _stratum(parts: Centred, shape: Sequence[int], members: Sequence[int], name: str) -> _Stratum:
+def _stratum(parts: Moments, shape: Sequence[int], members: Sequence[int], name: str) -> _Stratum:
     contrasts = effect_contrasts(shape, members)
-    errors = parts.residual @ contrasts
-    gram = errors.T @ errors
-    # With one factor the contrasts span all residuals, whose own sum of squares skips the rounding of the projection.
-    ss_error = float(np.sum(parts.residual**2)) if len(shape) == 1 else float(np.trace(gram))
-    if float(np.max(np.abs(errors), initial=0.0)) <= parts.floor:
-        ss_error, gram = 0.0, np.zeros_like(gram)
-    effect = (parts.means - parts.means.mean()) @ contrasts
-    ss = float(parts.n * np.sum(effect**2))
-    if float(np.max(np.abs(effect), initial=0.0)) <= parts.floor:
-        ss = 0.0
-    return _Stratum(name, ss, ss_error, gram)
+    errors, effect = parts.errors(contrasts), parts.effects(contrasts)
+    return _Stratum(name, parts.n * float(np.sum(effect**2)), float(np.sum(errors**2)), errors)
 
 
-def _effect(stratum: _Stratum, parts: Centred, total_error: float) -> Effect:
-    n, p = parts.n, stratum.gram.shape[0]
+def _effect(stratum: _Stratum, parts: Moments, total_error: float) -> Effect:
+    n, p = parts.n, stratum.errors.shape[1]
     df1, df2 = p, (n - 1) * p
     ss, error = stratum.ss, stratum.ss_error
     F = (ss / df1) / (error / df2) if error > 0 else math.nan
-    gg = greenhouse_geisser(stratum.gram) if error > 0 else math.nan
+    gg = greenhouse_geisser(stratum.errors.T @ stratum.errors) if error > 0 else math.nan
     hf_raw = huynh_feldt(gg, n, p) if error > 0 else math.nan
     hf = min(1.0, max(gg, hf_raw))
-    test = mauchly(stratum.gram, n, parts.k) if error > 0 else undefined_mauchly(None)
+    test = mauchly_of_errors(stratum.errors, n, parts.k) if error > 0 else undefined_mauchly(None)
     return Effect(
         name=stratum.name,
         ss=parts.in_units(ss),
@@ -221,18 +214,15 @@ def _notes(stratum: _Stratum, test: Mauchly) -> tuple[str, ...]:
     return tuple(notes)
 
 
-def _multivariate(parts: Centred) -> Multivariate:
+def _multivariate(parts: Moments) -> Multivariate:
     """Hotelling's T2 = n m' S^-1 m on the contrasts of all cells; F = T2 (n - p) / (p (n - 1))."""
     n, p = parts.n, parts.k - 1
     undefined = Multivariate(math.nan, math.nan, p, n - p, math.nan)
-    contrasts = helmert(parts.k)
-    errors = parts.residual @ contrasts
-    spread = np.linalg.svd(errors, compute_uv=False) if n > p else np.zeros(p)
-    if len(spread) < p or spread[-1] <= parts.floor * math.sqrt(n):
+    spread = np.linalg.svd(parts.factor, compute_uv=False) if n > p else np.zeros(p)
+    if spread[-1] <= parts.floor * math.sqrt(n):
         return undefined
-    # Least squares on the errors' own triangular factor: squaring into a covariance would halve the digits.
-    factor = np.linalg.qr(errors)[1]
-    mean = (parts.means - parts.means.mean()) @ contrasts
-    T2 = float(n * (n - 1) * np.sum(np.linalg.solve(factor.T, mean) ** 2))
+    # The test is the same for any contrasts, differences to the first cell among them. Solving with the triangle
+    # itself keeps the digits that a covariance would lose by squaring it.
+    T2 = float(n * (n - 1) * np.sum(np.linalg.solve(parts.factor.T, parts.means[1:]) ** 2))
     F = T2 * (n - p) / (p * (n - 1))
     return Multivariate(T2, F, p, n - p, f_tail(F, p, n - p))

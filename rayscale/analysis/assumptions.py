@@ -14,6 +14,7 @@ from scipy import special
 
 from rayscale.analysis.distributions import t_two_sided
 from rayscale.analysis.kernel import FloatArray, centre
+from rayscale.analysis.shapiro import shapiro_wilk
 
 SHAPIRO_LARGEST = 5000
 """Residuals beyond which Shapiro-Wilk's p is not calibrated (Royston 1995)."""
@@ -78,10 +79,8 @@ def shapiro_residuals(values: FloatArray) -> Shapiro:
         return Shapiro(math.nan, math.nan, skewness, kurtosis, note)
     if flat.size < 3:
         return Shapiro(math.nan, math.nan, skewness, kurtosis, "too few residuals")
-    from scipy import stats
-
-    W, p = stats.shapiro(scaled)
-    return Shapiro(float(W), float(p), skewness, kurtosis)
+    W, p = shapiro_wilk(scaled)
+    return Shapiro(W, p, skewness, kurtosis)
 
 
 def outliers(values: FloatArray) -> list[Outlier]:

@@ -152,7 +152,7 @@ def lay_out(
         subjects=tuple(subjects),
         values=values.reshape(len(subjects), count),
         n_obs=int(usable.sum()),
-        n_duplicate_rows=int(usable.sum() - np.unique(flat).size),
+        n_duplicate_rows=int(flat.size - np.count_nonzero(np.bincount(flat))),
     )
 
 

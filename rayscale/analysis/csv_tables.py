@@ -36,6 +36,22 @@ def to_csv(tree: Tree) -> str:
     return out.getvalue()
 
 
+def document_csv(document: Tree) -> str:
+    """Write any other document, such as that of `rayscale power`, in the same form.
+
+    Args:
+        document: Nested mappings and lists.
+
+    Returns:
+        CSV with the columns of `to_csv`; `measure` is empty.
+    """
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(HEADER)
+    writer.writerows(_rows("", document))
+    return out.getvalue()
+
+
 def _rows(measure: str, tree: Tree) -> Iterator[tuple[str, str, str, str, str]]:
     for path, value in _leaves(tree, ()):
         section, *items, name = (HEAD_SECTION, *path) if len(path) == 1 else path

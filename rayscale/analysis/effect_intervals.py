@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from scipy import special
 
-from rayscale.analysis.noncentral_inverse import f_noncentrality, t_noncentrality
+from rayscale.analysis.noncentral import f_noncentrality, t_noncentrality
 
 
 @dataclass(frozen=True)

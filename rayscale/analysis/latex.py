@@ -1,26 +1,57 @@
-r"""The tree for a paper: booktabs tables and a sentence per effect in the style of the APA manual.
+r"""The tree for a paper: booktabs tables, each followed by sentences in the style of the APA manual.
 
-The text needs `\usepackage{booktabs}` and nothing else; numbers are set in math mode.
+The text needs `\usepackage{booktabs}` and nothing else; numbers are set in math mode. Where the runs were executed
+level after level, the warning stands first and no caption and no sentence says repeated measures.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-
 from rayscale.analysis.adjust import ADJUSTMENTS
+from rayscale.analysis.details import TREND_NAMES
 from rayscale.analysis.jsonable import Tree
+from rayscale.analysis.latex_apa import (
+    analysis_name,
+    apa_sentences,
+    descriptive_sentences,
+    model_sentences,
+    pair_sentences,
+    sequential_apa,
+    shares,
+    test_sentences,
+)
+from rayscale.analysis.latex_parts import (
+    bare,
+    ci_header,
+    common_power,
+    escape,
+    escape_pair,
+    in_powers,
+    math_interval,
+    math_number,
+    math_p,
+    scaled,
+    scaled_interval,
+    short_p,
+    table,
+)
 from rayscale.analysis.levels import interval_name
-from rayscale.analysis.sentences import main_effects, on_log_scale, primary_effect, primary_pairs
-from rayscale.analysis.text_details import TREND_NAMES, effect_lines, section
+from rayscale.analysis.mixed_text import terms_of
+from rayscale.analysis.sentences import CORRECTION_NAMES, main_effects, on_log_scale, primary_effect, primary_pairs
+from rayscale.analysis.walk import effect_lines, measures_of, nested_order, parts, section
 
-_ESCAPES = {
-    **{char: f"\\{char}" for char in "&%$#_{}"},
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "\\": r"\textbackslash{}",
-    "±": r"$\pm$",
+MODEL_NAMES = {
+    "lmm_random_intercept": "missing cells kept",
+    "lmm_nested": "all rows",
+    "lmm_subject": "subject random",
+    "lmm_device": "device, subject random",
+    "lmm_device_condition": "effect by device random",
+    "lmm_device_fixed": "device fixed",
+    "lmm_device_drift": "with run order",
+    "lmm_start_temperature": "with temperature",
 }
+"""Short names for the table; the sentences below it say what each model asks."""
+
+__all__ = ["apa_sentences", "escape", "math_number", "math_p", "to_latex"]
 
 
 def to_latex(tree: Tree) -> str:
@@ -30,253 +61,193 @@ def to_latex(tree: Tree) -> str:
         tree: What `analyze_frame` or `analyze_records` returned.
 
     Returns:
-        LaTeX per measure: descriptives, ANOVA, pairs as `table` environments, then APA-style sentences.
+        LaTeX per measure: descriptives, ANOVA, pairs, further tests, mixed models as `table` environments, each
+        followed by APA-style sentences.
     """
-    measures = tree["results"].values() if "results" in tree else [tree]
-    return "\n".join(part for measure in measures for part in _measure(measure)) + "\n"
+    head = [r"% needs \usepackage{booktabs}", ""]
+    if tree.get("sequential"):
+        head += [*_stopped(tree["sequential"]), sequential_apa(tree["sequential"]), ""]
+    return "\n".join([*head, *(part for measure in measures_of(tree) for part in _measure(measure))]) + "\n"
 
 
-def apa_sentences(tree: Tree) -> list[str]:
-    """Write each effect as the APA manual asks: F, corrected df, p, effect sizes with interval.
-
-    Args:
-        tree: The tree of one measure.
-
-    Returns:
-        One LaTeX sentence per effect, on the scale declared as primary.
-    """
-    sizes = dict(effect_lines(tree, tree.get("effect_size") or {}))
-    return [
-        _apa(tree, name, primary_effect(tree, name), sizes.get(name, {}))
-        for name, _ in effect_lines(tree, tree["anova"])
+def _stopped(part: Tree) -> list[str]:
+    """The differences of a sweep that could stop early, with the looks allowed for."""
+    pairs, ci = (part.get("estimates") or {}).get("pairs") or {}, interval_name(part["alpha"])
+    if not pairs:
+        return []
+    power = common_power(row["mean_diff"] for row in pairs.values())
+    rows = [
+        [
+            escape_pair(label),
+            math_number(scaled(row["mean_diff"], power)),
+            math_number(scaled(row["mean_diff_adjusted"], power)),
+            math_interval(scaled_interval(row[f"repeated_{ci}"], power)),
+        ]
+        for label, row in pairs.items()
     ]
-
-
-def escape(text: str) -> str:
-    """Make text safe for LaTeX.
-
-    Args:
-        text: Any text.
-
-    Returns:
-        The text with all special characters escaped.
-    """
-    return "".join(_ESCAPES.get(char, char) for char in text)
-
-
-def math_number(value: float | None, digits: int = 4) -> str:
-    r"""Set a number in math mode.
-
-    Args:
-        value: The number; None is shown as a dash.
-        digits: Significant digits.
-
-    Returns:
-        E.g. `$1.23$` or `$4.5 \times 10^{-7}$`.
-    """
-    if value is None:
-        return "---"
-    mantissa, _, exponent = f"{value:.{digits}g}".partition("e")
-    return f"${mantissa} \\times 10^{{{int(exponent)}}}$" if exponent else f"${mantissa}$"
-
-
-def math_p(p: float | None, log10_p: float | None) -> str:
-    """Set a p value in math mode.
-
-    Args:
-        p: The p value; None where it underflowed or is undefined.
-        log10_p: Its decimal logarithm.
-
-    Returns:
-        E.g. `$0.043$`; from the logarithm where p underflowed; a dash where both are None.
-    """
-    if p is not None:
-        return f"${p:.3f}$" if p >= 0.001 else math_number(p, 2)
-    if log10_p is None:
-        return "---"
-    whole = math.floor(log10_p)
-    return f"${10 ** (log10_p - whole):.1f} \\times 10^{{{whole}}}$"
+    caption = f"Differences of {escape(part['dv'])} with the looks of the stopping rule allowed for.{in_powers(power)}"
+    header = ["Pair", "Difference", "Adjusted", f"repeated {ci_header(part['alpha'])}"]
+    return [table(caption, f"{part['dv']}-stopped", header, rows)]
 
 
 def _measure(tree: Tree) -> list[str]:
-    parts: list[str | None] = [f"% {tree['dv']}"]
+    lines = [f"% {_comment(tree['dv'])}"]
+    if nested_order(tree):
+        lines += [rf"\textbf{{{escape(tree['run_order']['sentence'])}}}", ""]
+    if tree["energy_estimated"]:
+        lines += [f"The energy behind {escape(tree['dv'])} is estimated by a model, not measured by a sensor.", ""]
     for factor, _, _, levels in main_effects(tree):
-        parts += [_descriptives(tree, factor, levels), _pairs(tree, factor), _further(tree, factor)]
-    parts.append(_anova(tree))
-    return [part for part in [*parts, *apa_sentences(tree), ""] if part is not None]
+        lines += [_descriptives(tree, factor, levels), *descriptive_sentences(tree, factor, levels), ""]
+    lines += [_anova(tree), *apa_sentences(tree), ""]
+    for factor in tree["within"]:
+        lines += [*_pairs(tree, factor), *_further(tree, factor)]
+    return [*lines, *_models(tree)]
 
 
-def _table(caption: str, label: str, header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [" & ".join(row) + r" \\" for row in rows]
-    key = "".join(char if char.isalnum() else "-" for char in label)
-    return "\n".join(
-        [
-            r"\begin{table}",
-            r"\centering",
-            f"\\caption{{{caption}}}",
-            f"\\label{{tab:{key}}}",
-            f"\\begin{{tabular}}{{l{'r' * (len(header) - 1)}}}",
-            r"\toprule",
-            " & ".join(header) + r" \\",
-            r"\midrule",
-            *lines,
-            r"\bottomrule",
-            r"\end{tabular}",
-            r"\end{table}",
-        ]
-    )
+def _comment(text: str) -> str:
+    """A comment ends with its line, so that a line break in a name would let the rest of it out."""
+    return " ".join(text.split())
 
 
 def _descriptives(tree: Tree, factor: str, levels: Tree) -> str:
-    ci = interval_name(tree["alpha"])
+    ci, power = interval_name(tree["alpha"]), common_power(row["mean"] for row in levels.values())
     rows = [
-        [escape(label), f"${row['n']}$", math_number(row["mean"], 5), math_number(row["sd"]), _interval(row[ci])]
+        [
+            escape(label),
+            f"${row['n']}$",
+            math_number(scaled(row["mean"], power), 5),
+            math_number(scaled(row["sd"], power), 3),
+            math_interval(scaled_interval(row[ci], power)),
+        ]
         for label, row in levels.items()
     ]
-    header = [escape(factor), "$n$", "$M$", "$SD$", _ci_header(tree)]
+    header = [escape(factor), "$n$", "$M$", "$SD$", ci_header(tree["alpha"])]
     unit = f" [{escape(tree['unit'])}]" if tree.get("unit") and tree["unit"] != "1" else ""
-    caption = f"{escape(tree['dv'])}{unit} by {escape(factor)}."
-    return _table(caption, f"{tree['dv']}-{factor}-levels", header, rows)
+    caption = f"{escape(tree['dv'])}{unit} by {escape(factor)}{_mark(tree)}.{in_powers(power)}"
+    return table(caption, f"{tree['dv']}-{factor}-levels", header, rows)
+
+
+def _mark(tree: Tree) -> str:
+    return " (energy estimated)" if tree["energy_estimated"] else ""
 
 
 def _anova(tree: Tree) -> str:
     rows = []
     for name, _ in effect_lines(tree, tree["anova"]):
         row = primary_effect(tree, name)
-        ges, pes = _shares(row)
-        epsilon = math_number(row.get("eps_GG"), 3)
+        ges, pes = shares(row)
         rows.append(
             [
-                escape(name),
+                escape(name.replace(":", " × ")),
                 f"${row['df1']}, {row['df2']}$" if row.get("df1") else "---",
                 math_number(row["F"], 6),
-                math_p(row["p_unc"], row["log10_p_unc"]),
-                epsilon,
-                math_p(row["p_GG"], row["log10_p_GG"]),
+                short_p(row["p_unc"], row["F"] is not None),
+                math_number(row.get("eps_GG"), 3),
+                short_p(row["p_GG"], row["F"] is not None),
                 math_number(ges, 3),
                 math_number(pes, 3),
             ]
         )
     scale = " (log scale)" if on_log_scale(tree) else ""
     header = ["Effect", "$df$", "$F$", "$p$", r"$\varepsilon_{GG}$", "$p_{GG}$", r"$\eta^2_G$", r"$\eta^2_p$"]
-    caption = f"Repeated-measures analysis of variance of {escape(tree['dv'])}{scale}."
-    return _table(caption, f"{tree['dv']}-anova", header, rows)
+    caption = f"{analysis_name(tree, long=True)} of {escape(tree['dv'])}{scale}{_mark(tree)}."
+    return table(caption, f"{tree['dv']}-anova", header, rows)
 
 
-def _shares(row: Tree) -> tuple[float | None, float | None]:
-    """Generalized and partial eta squared, whatever the scale calls them."""
-    return row.get("generalized_eta2", row.get("ges")), row.get("partial_eta2", row.get("pes"))
-
-
-def _pairs(tree: Tree, factor: str) -> str | None:
+def _pairs(tree: Tree, factor: str) -> list[str]:
     pairs = primary_pairs(tree, factor)
     if not pairs:
-        return None
+        return []
     key, ci = ADJUSTMENTS[tree["correction"]], interval_name(tree["alpha"])
     logs, wide = on_log_scale(tree), "_bonferroni" if tree["correction"] == "bonferroni" else ""
-    size = "ratio" if logs else "mean_diff"
     interval = f"ratio_{ci}{wide}" if logs else f"{ci}{wide}"
-    raw = section(tree, "pairwise", factor)
+    raw, size = section(tree, "pairwise", factor), "ratio" if logs else "mean_diff"
+    power = 0 if logs else common_power(row[size] for row in pairs.values())
     rows = [
         [
-            escape(label.replace("|", " -- " if not logs else " / ")),
-            math_number(row[size]),
-            _interval(row[interval]),
+            escape_pair(label, " / " if logs else " -- "),
+            math_number(scaled(row[size], power)),
+            math_interval(scaled_interval(row[interval], power)),
             math_number(row["t"]),
             math_p(row[key], row["log10_p_raw"] if row["t"] is not None else None),
             math_number(row["cohen_dz"], 3),
-            math_number(raw[label].get("bayes_factor_10"), 3) if not logs else "",
+            *([] if logs else [math_number(raw[label].get("bayes_factor_10"), 3)]),
         ]
         for label, row in pairs.items()
     ]
     df = next(iter(pairs.values()))["df"]
-    header = ["Pair", "Ratio" if logs else "Difference", _ci_header(tree), f"$t({df})$", "$p$", "$d_z$", "$BF_{10}$"]
-    rows = [row[:-1] for row in rows] if logs else rows
-    adjusted = "unadjusted" if key == "p_raw" else f"{tree['correction']}-adjusted"
+    header = ["Pair", "Ratio" if logs else "Difference", ci_header(tree["alpha"]), f"$t({df})$", "$p$", "$d_z$"]
+    adjusted = "unadjusted" if key == "p_raw" else f"{CORRECTION_NAMES[tree['correction']]}-adjusted"
     kind = f"{adjusted} $p$, {'simultaneous' if wide else 'individual'} intervals"
-    caption = f"Pairs of {escape(factor)}, {escape(tree['dv'])}: {kind}."
-    return _table(caption, f"{tree['dv']}-{factor}-pairs", header[:-1] if logs else header, rows)
+    caption = f"Pairs of {escape(factor)}, {escape(tree['dv'])}{_mark(tree)}: {kind}.{in_powers(power)}"
+    written = table(caption, f"{tree['dv']}-{factor}-pairs", header if logs else [*header, "$BF_{10}$"], rows)
+    return [written, *pair_sentences(tree, factor, pairs), ""]
 
 
-def _further(tree: Tree, factor: str) -> str | None:
+def _further(tree: Tree, factor: str) -> list[str]:
     """Ranks, permutation, trend, log-log slope and equivalence: one row per test."""
     rows = [*_rank_rows(tree, factor), *_trend_rows(tree, factor)]
     for label, row in section(tree, "equivalence", factor).items():
-        name = f"Equivalence within {math_number(row['margin'])}: {escape(label.replace('|', ' -- '))}"
-        if row["p"] is not None:
+        name = f"Equivalence within {math_number(row['margin'])}: {escape_pair(label)}"
+        if row.get("p") is not None:
             # The one of the two tests with the larger p is the test of equivalence.
             t = row["t_lower"] if row["t_lower"] < -row["t_upper"] else row["t_upper"]
-            rows.append([name, f"$t({row['df']})$", math_number(t), math_p(row["p"], None)])
+            rows.append([name, f"$t({row['df']})$", math_number(t), math_p(row["p"])])
     if not rows:
-        return None
-    caption = f"Further tests of {escape(factor)}, {escape(tree['dv'])} (raw scale)."
-    return _table(caption, f"{tree['dv']}-{factor}-tests", ["Test", "Statistic", "Value", "$p$"], rows)
+        return []
+    caption = f"Further tests of {escape(factor)}, {escape(tree['dv'])} (raw scale){_mark(tree)}."
+    written = table(caption, f"{tree['dv']}-{factor}-tests", ["Test", "Statistic", "Value", "$p$"], rows)
+    return [written, *test_sentences(tree, factor), ""]
 
 
 def _rank_rows(tree: Tree, factor: str) -> list[list[str]]:
     rows, ranks = [], section(tree, "friedman", factor)
     if ranks.get("chi2") is not None:
-        name = f"Friedman, Kendall $W = {_bare(ranks['kendall_W'])}$"
-        rows.append([name, f"$\\chi^2({ranks['df']})$", math_number(ranks["chi2"]), math_p(ranks["p"], None)])
+        name = f"Friedman, Kendall $W = {bare(ranks['kendall_W'])}$"
+        rows.append([name, f"$\\chi^2({ranks['df']})$", math_number(ranks["chi2"]), math_p(ranks["p"])])
     test = section(tree, "permutation", factor)
     if test:
         orders = f"{'all' if test['exact'] else 'random'} ${test['resamples']}$ orders"
-        rows.append([f"Permutation within blocks ({orders})", "$F$", "", math_p(test["p"], None)])
+        rows.append([f"Permutation within blocks ({orders})", "$F$", "", math_p(test["p"])])
     return rows
 
 
 def _trend_rows(tree: Tree, factor: str) -> list[list[str]]:
-    df = tree["n_subjects"] - 1
-    rows = []
-    if section(tree, "trend_scores", factor) == "levels":
+    df, rows = tree["n_subjects"] - 1, []
+    if section(tree, "trend_equal_spacing", factor) and _ordered(tree, factor):
         logs = section(tree, "trend_log2_scores", factor)
         for degree, row in (logs or section(tree, "trend_actual_scores", factor)).items():
             name = f"{TREND_NAMES.get(degree, degree).capitalize()} trend{' over the logarithm' if logs else ''}"
-            rows.append([name, f"$F(1, {df})$", math_number(row["F_own"]), math_p(row["p_own"], None)])
+            rows.append([name, f"$F(1, {df})$", math_number(row["F_own"]), math_p(row["p_own"])])
     slope = section(tree, "loglog_slope_per_subject", factor)
     if slope:
         name = f"Log-log slope {math_number(slope['mean'])} against $0$"
-        rows.append([name, f"$t({slope['df']})$", math_number(slope["t_vs_0"]), math_p(slope["p_vs_0"], None)])
+        rows.append([name, f"$t({slope['df']})$", math_number(slope["t_vs_0"]), math_p(slope["p_vs_0"])])
     return rows
 
 
-def _ci_header(tree: Tree) -> str:
-    return f"{100 * (1 - tree['alpha']):g}\\% CI"
+def _ordered(tree: Tree, factor: str) -> bool:
+    """Whether the levels are numbers; names have no trend."""
+    scores = tree.get("trend_scores")
+    return (scores.get(factor) if isinstance(scores, dict) else scores) == "levels"
 
 
-def _interval(bounds: Tree) -> str:
-    if bounds["lo"] is None or bounds["hi"] is None:
-        return "---"
-    return f"[{math_number(bounds['lo'])}, {math_number(bounds['hi'])}]"
-
-
-def _apa(tree: Tree, name: str, row: Tree, sizes: Tree) -> str:
-    dv, effect = escape(tree["dv"]), escape(name.replace(":", " x ")).replace(" x ", r" $\times$ ")
-    if row["F"] is None:
-        return f"The effect of {effect} on {dv} could not be tested."
-    clear = (row["p_GG"] if row["p_GG"] is not None else 0.0) < tree["alpha"]
-    eps = row["eps_GG"]
-    corrected = row["df1"] > 1
-    df = f"{eps * row['df1']:.2f}, {eps * row['df2']:.2f}" if corrected else f"{row['df1']}, {row['df2']}"
-    p = "p < .001" if row["p_GG"] is None or row["p_GG"] < 0.001 else f"p = {_bare(row['p_GG'])}"
-    ges, pes = _shares(row)
-    bounds = sizes.get(f"partial_eta2_{interval_name(tree['alpha'])}") if not on_log_scale(tree) else None
-    interval = (
-        f", {_ci_header(tree)} $[{_bare(bounds['lo'])}, {_bare(bounds['hi'])}]$" if bounds and bounds["hi"] else ""
-    )
-    how = f"with Greenhouse--Geisser correction ($\\varepsilon = {_bare(eps)}$) " if corrected else ""
-    where = " on the log scale" if on_log_scale(tree) else ""
-    verdict = "a significant effect" if clear else "no significant effect"
-    sizes_text = f"$\\eta^2_G = {_bare(ges)}$, $\\eta^2_p = {_bare(pes)}$"
-    return (
-        f"A repeated-measures ANOVA {how}showed {verdict} of {effect} on {dv}{where}, "
-        f"$F({df}) = {row['F']:.2f}$, ${p}$, {sizes_text}{interval}."
-    )
-
-
-def _bare(share: float | None) -> str:
-    """A number that cannot exceed one, without its leading zero, as the APA manual asks."""
-    if share is None:
-        return r"\text{n/a}"
-    text = f"{share:.3f}"
-    return text.removeprefix("0") if share >= 0 else f"-{text.removeprefix('-0')}"
+def _models(tree: Tree) -> list[str]:
+    """The mixed models and the ANOVA of the devices' means: one row per term."""
+    rows = []
+    for name in [name for name in tree if name.startswith("lmm_") and tree[name] and "F_kr" in tree[name]]:
+        for index, (term, row) in enumerate(terms_of(tree, tree[name]).items()):
+            title = escape(MODEL_NAMES.get(name, name)) if not index else ""
+            df = f"${row['df1']}, {row['df2_kr']:.1f}$" if row.get("df2_kr") is not None else "---"
+            rows.append([title, escape(term), df, math_number(row["F_kr"]), math_p(row["p_kr"], row["log10_p_kr"])])
+    device = tree.get("device_as_subject_anova") or {}
+    for name, line in (
+        {tree["within"][0]: device} if "F" in device else parts(tree, "device_as_subject_anova")
+    ).items():
+        df = f"${line['df1']}, {line['df2']}$"
+        rows.append(["devices' means", escape(name), df, math_number(line["F"]), math_p(line["p_unc"])])
+    if not rows:
+        return []
+    caption = f"Mixed models of {escape(tree['dv'])} (REML, Kenward--Roger){_mark(tree)}."
+    written = table(caption, f"{tree['dv']}-models", ["Model", "Term", "$df$", "$F$", "$p$"], rows, text_columns=2)
+    return [written, *model_sentences(tree), ""]

@@ -11,6 +11,7 @@ import numpy as np
 from rayscale.analysis.adjust import ADJUSTMENTS, adjust
 from rayscale.analysis.anova import Effect, anova
 from rayscale.analysis.cells import Cells
+from rayscale.analysis.equivalence_ratio import ratio_equivalence
 from rayscale.analysis.factor_tree import SingleFactor, by_factor, single_factors
 from rayscale.analysis.jsonable import Tree, interval_tree, number, p_number
 from rayscale.analysis.levels import interval_name, pair_label
@@ -19,22 +20,24 @@ from rayscale.analysis.pairwise import Pair, pairwise
 SCALES = ("raw", "log")
 
 
-def log_scale(cells: Cells, alpha: float) -> tuple[Tree | None, list[str]]:
+def log_scale(cells: Cells, alpha: float, margin: float | None = None) -> tuple[Tree | None, list[str]]:
     """Analyse ln(measure).
 
     Args:
         cells: The design.
         alpha: Significance level.
+        margin: Declared equivalence margin as a ratio; None tests no equivalence.
 
     Returns:
-        `anova` and `pairwise` (ratios of geometric means), or None with a note if a value is not positive.
+        `anova`, `pairwise` (ratios of geometric means), and with a margin `equivalence`; or None with a note if a value
+        is not positive.
     """
     if not (cells.complete > 0).all():
         return None, ["log_scale is null: the measure has values that are not positive"]
     logs = replace(cells, values=np.log(cells.values))
     result = anova(logs.complete, cells.shape, cells.factors)
     effects = {effect.name: _effect(effect) for effect in result.effects}
-    pairs = {factor.name: {"pairwise": _ratios(factor, alpha)} for factor in single_factors(logs, result)}
+    pairs = {factor.name: _one_factor(factor, alpha, margin) for factor in single_factors(logs, result)}
     return {"anova": next(iter(effects.values())) if len(effects) == 1 else effects, **by_factor(pairs)}, []
 
 
@@ -51,6 +54,13 @@ def _effect(effect: Effect) -> Tree:
         "ges": number(effect.generalized_eta2),
         "pes": number(effect.partial_eta2),
     }
+
+
+def _one_factor(factor: SingleFactor, alpha: float, margin: float | None) -> Tree:
+    tree = {"pairwise": _ratios(factor, alpha)}
+    if margin is not None:
+        tree["equivalence"] = ratio_equivalence(pairwise(factor.values, alpha), factor.levels, margin, alpha)
+    return tree
 
 
 def _ratios(factor: SingleFactor, alpha: float) -> Tree:

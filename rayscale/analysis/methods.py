@@ -5,14 +5,15 @@ from __future__ import annotations
 from rayscale import __version__
 from rayscale.analysis.bayes import DEFAULT_SCALE
 from rayscale.analysis.jsonable import Tree
-from rayscale.analysis.text_details import section
-from rayscale.spec import SweepSpec
+from rayscale.analysis.methods_sweep import (
+    design_sentences,
+    device_sentence,
+    energy_sentences,
+    stop_sentences,
+    version_sentence,
+)
+from rayscale.analysis.walk import any_nested_order, measures_of, parts, section
 
-ORDERS = {
-    "randomized_blocks": "in an order drawn at random for each block",
-    "latin_square": "in orders balanced by Williams squares",
-    "fixed": "in the same fixed order in every block, so that drift is confounded with the condition",
-}
 CORRECTIONS = {
     "none": "not adjusted for their number",
     "bonferroni": "adjusted after Bonferroni",
@@ -23,54 +24,74 @@ CORRECTIONS = {
     "by": "adjusted after Benjamini and Yekutieli",
 }
 
+REPEATED = "A repeated-measures analysis of variance with"
+WORDS_OF_MODELS = {
+    "lmm_random_intercept": "subjects with missing cells kept",
+    "lmm_nested": "several rows per cell kept",
+    "lmm_subject": "subject random",
+    "lmm_device": "device and subject random",
+    "lmm_device_condition": "device, its conditions and subject random",
+    "lmm_device_fixed": "device fixed, subject random",
+    "lmm_device_drift": "run order as covariate",
+    "lmm_start_temperature": "run order and start temperature as covariates",
+}
 
-def methods_paragraph(tree: Tree, spec: SweepSpec | None = None) -> str:
+
+def methods_paragraph(tree: Tree) -> str:
     """Write how the study was designed and analysed.
 
     Args:
-        tree: What `analyze_frame` or `analyze_records` returned.
-        spec: The sweep, if the data come from one; it adds how the runs were laid out.
+        tree: What `analyze_frame` or `analyze_records` returned; a sweep's has `provenance`, which adds how the runs
+            were laid out, on what they ran and how far their energy can be trusted.
 
     Returns:
         One paragraph of plain text; sentences about what was not done are not in it.
     """
-    measures = list(tree["results"].values()) if "results" in tree else [tree]
+    measures = measures_of(tree)
     analysed = [measure for measure in measures if measure["anova"].get("SS_subject") is not None]
     first = (analysed or measures)[0]
-    sentences = [_design(first, spec), _trials(tree), _missing(measures)]
+    sentences = [*_design(first, tree), _trials(tree), _missing(measures), *_nested(measures)]
+    sentences += stop_sentences(tree)
     if analysed:
         sentences += [_model(analysed), _pairs(first), _equivalence(analysed), _trends(analysed)]
-        sentences += [_resampling(first), _assumptions(first), _mixed(first)]
-    sentences += [_energy(measures), f"The significance level was {first['alpha']:g}."]
-    sentences.append(f"All analyses were made with rayscale {__version__}.")
+        sentences += [_resampling(first), _assumptions(first), _mixed(analysed)]
+    sentences += ["" if "provenance" in tree else _energy(measures), f"The significance level was {first['alpha']:g}."]
+    sentences.append(version_sentence(tree) or f"All analyses were made with rayscale {__version__}.")
     return " ".join(sentence for sentence in sentences if sentence)
 
 
-def _levels(tree: Tree) -> str:
-    parts = [f"{name} ({', '.join(labels)})" for name, labels in tree["levels"].items()]
-    return " and ".join(parts)
+def _design(first: Tree, tree: Tree) -> list[str]:
+    if "provenance" in tree:
+        return [*design_sentences(tree, first), device_sentence(tree), *energy_sentences(tree)]
+    levels = " and ".join(f"{name} ({', '.join(labels)})" for name, labels in first["levels"].items())
+    return [f"By design each {first['subject']} was measured at all levels of {levels}."]
 
 
-def _design(tree: Tree, spec: SweepSpec | None) -> str:
-    if spec is None:
-        return f"By design each {tree['subject']} was measured at all levels of {_levels(tree)}."
-    conditions = 1
-    for labels in tree["levels"].values():
-        conditions *= len(labels)
-    return (
-        f"Models were trained in {spec.design.repetitions} blocks; each block held all {conditions} conditions, the "
-        f"levels of {_levels(tree)}, once, {ORDERS[spec.design.order]}. The runs of a block shared the random seed, "
-        "and with it initial weights and data order."
-    )
+def _nested(measures: list[Tree]) -> list[str]:
+    """Runs executed level after level: said before any result, and the design loses its name."""
+    if not any(tree for tree in measures if (tree.get("run_order") or {}).get("warning")):
+        return []
+    worst = next(tree["run_order"] for tree in measures if (tree.get("run_order") or {}).get("warning"))
+    shares = worst["order_explained_by"]
+    factor = max(shares, key=lambda name: shares[name] or 0.0)
+    return [
+        f"As executed, the runs followed each other level after level ({factor} explains {100 * shares[factor]:.0f}% "
+        f"of the run order): a drift over time cannot be told from an effect of {factor}, so this is not a "
+        "repeated-measures experiment, and the tests below describe the data without showing what caused a difference."
+    ]
 
 
 def _trials(tree: Tree) -> str:
     if "n_trials" not in tree:
         return ""
     text = f"Of {tree['n_planned']} planned runs {tree['n_trials']} were completed"
-    excluded = len(tree["excluded"])
-    rule = "by the quality rule declared beforehand"
-    return f"{text}; {excluded} of these were excluded {rule}." if excluded else f"{text} and none excluded."
+    excluded = tree["excluded"]
+    if not excluded:
+        return f"{text} and none excluded."
+    why = sorted({code.replace("_", " ") for row in excluded for code in row["reasons"]})
+    reasons = f" ({', '.join(why)})" if why else ""
+    count = "1 of these was" if len(excluded) == 1 else f"{len(excluded)} of these were"
+    return f"{text}; {count} excluded by the quality rule declared beforehand{reasons}."
 
 
 def _missing(measures: list[Tree]) -> str:
@@ -90,8 +111,10 @@ def _model(measures: list[Tree]) -> str:
     sides += [f"{', '.join(logs)} on the log scale"] if logs else []
     first = measures[0]
     factors = " x ".join(f"{name} ({len(labels)})" for name, labels in first["levels"].items())
+    nested = any_nested_order({"results": {tree["dv"]: tree for tree in measures}})
+    kind = f"An analysis of variance with {first['subject']} as block and" if nested else REPEATED
     return (
-        f"A repeated-measures analysis of variance with the within factor(s) {factors} was computed for "
+        f"{kind} the within factor(s) {factors} was computed for "
         f"{' and '.join(sides)}. Degrees of freedom were corrected after Greenhouse and Geisser whatever Mauchly's "
         f"test said; effect sizes are generalized and partial eta squared, the latter with a "
         f"{100 * (1 - first['alpha']):g}% interval from the noncentral F distribution."
@@ -111,9 +134,11 @@ def _pairs(tree: Tree) -> str:
 def _equivalence(measures: list[Tree]) -> str:
     margins = []
     for tree in measures:
-        for rows in [section(tree, "equivalence", factor) for factor in tree["within"][:1]]:
-            if rows:
-                margins.append(f"±{next(iter(rows.values()))['margin']:g} for {tree['dv']}")
+        for rows in list(parts(tree, "equivalence").values())[:1]:
+            margins.append(f"±{next(iter(rows.values()))['margin']:g} for {tree['dv']}")
+        logs = {"within": tree["within"], **(tree.get("log_scale") or {})}
+        for rows in list(parts(logs, "equivalence").values())[:1]:
+            margins.append(f"a ratio of {next(iter(rows.values()))['margin_ratio']:g} for {tree['dv']} (log scale)")
     return f"Equivalence was tested by two one-sided tests with the margin {', '.join(margins)}." if margins else ""
 
 
@@ -122,9 +147,9 @@ def _trends(measures: list[Tree]) -> str:
     if not sloped:
         return ""
     return (
-        f"Since {', '.join(sloped)} contain time or energy, which grow with the token count, the slope of their "
-        "logarithm over that of tokens was fitted in each block and compared with the exponent that follows from this "
-        "alone."
+        f"Since {', '.join(sloped)} contain{'s' if len(sloped) == 1 else ''} time or energy, which grow with the token "
+        "count, the slope of the logarithm over that of tokens was fitted in each block and compared with the exponent "
+        "that follows from this alone."
     )
 
 
@@ -153,13 +178,15 @@ def _assumptions(tree: Tree) -> str:
     )
 
 
-def _mixed(tree: Tree) -> str:
-    models = [name for name in tree if name.startswith("lmm_") and tree[name]]
+def _mixed(measures: list[Tree]) -> str:
+    models = list(dict.fromkeys(name for tree in measures for name in tree if name.startswith("lmm_") and tree[name]))
     if not models:
         return ""
+    asked = [WORDS_OF_MODELS[name] for name in models if name in WORDS_OF_MODELS]
+    named = f" ({'; '.join(asked)})" if asked else ""
     return (
-        "Linear mixed models were fitted by restricted maximum likelihood, with Kenward-Roger degrees of freedom, "
-        f"as a check on the analysis of variance ({', '.join(models)})."
+        "As a check on the analysis of variance, linear mixed models were fitted by restricted maximum likelihood, "
+        f"with Kenward-Roger degrees of freedom{named}."
     )
 
 

@@ -31,11 +31,15 @@ from rayscale.analysis.kernel import FloatArray
 LARGEST_BLOCK = 1500
 """Groups within one coarser group (subjects on one device); the cost grows with the third power."""
 
-_STARTS = {1: (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1e3, 1e5, 1e7), 2: (0.01, 0.1, 0.5, 2.0, 20.0, 1e3)}
+_STARTS = {
+    1: (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1e3, 1e5, 1e7),
+    2: (0.01, 0.1, 0.5, 2.0, 20.0, 1e3),
+    3: (0.3, 2.0),
+}
 """Starting values of theta per number of random terms."""
 
-_LARGEST_LOG_THETA = {1: 21.0, 2: 12.0}
-"""One term: V is diagonal between groups and stays exact; two: beyond it the coarser one would swallow the finer."""
+_LARGEST_LOG_THETA = {1: 21.0, 2: 12.0, 3: 9.0}
+"""One term: V is diagonal between groups and stays exact; several: beyond it the coarser would swallow the finer."""
 
 
 class UndefinedModelError(ValueError):
@@ -109,9 +113,27 @@ def fit_mixed(y: FloatArray, x: FloatArray, terms: Sequence[RandomTerm]) -> Mixe
             apart, or there is no residual variance.
     """
     exponent = math.frexp(float(np.max(np.abs(y), initial=0.0)))[1]
+    system = _split(np.ldexp(y, -exponent), x, terms)
+    check_fixed(x)
+    _check_residual(system)
+    return fit_system(system, exponent)
+
+
+def fit_system(system: System, exponent: int) -> MixedFit:
+    """Fit a model whose data are split already.
+
+    Args:
+        system: The data.
+        exponent: Power of two that one unit of them stands for.
+
+    Returns:
+        The fit.
+
+    Raises:
+        UndefinedModelError: If its random terms cannot be told apart.
+    """
     try:
-        system = _split(np.ldexp(y, -exponent), x, terms)
-        _check(system, x)
+        _check_terms(system)
         variances = _sharpen(system, _optimum(system))
         found = _solve(system, variances)
     except np.linalg.LinAlgError:
@@ -134,7 +156,7 @@ def fit_mixed(y: FloatArray, x: FloatArray, terms: Sequence[RandomTerm]) -> Mixe
 
 
 @dataclass(frozen=True)
-class _System:
+class System:
     """The data, split; b blocks of s groups, shorter blocks padded with empty groups.
 
     Attributes:
@@ -159,7 +181,7 @@ class _System:
         return self.n - self.between.shape[0] * self.between.shape[1]
 
 
-def _split(y: FloatArray, x: FloatArray, terms: Sequence[RandomTerm]) -> _System:
+def _split(y: FloatArray, x: FloatArray, terms: Sequence[RandomTerm]) -> System:
     coarse, fine = np.unique(terms[0].codes, return_inverse=True)[1], np.unique(terms[-1].codes, return_inverse=True)[1]
     counts = np.bincount(fine)
     block_of = np.zeros(len(counts), dtype=np.int64)
@@ -183,13 +205,24 @@ def _split(y: FloatArray, x: FloatArray, terms: Sequence[RandomTerm]) -> _System
     identity = np.broadcast_to(np.eye(shape[1]), (*shape, shape[1]))
     outer = [root[:, :, None] * root[:, None, :]] if len(terms) == 2 else []
     parts = np.array([*outer, identity * (root**2)[:, :, None], identity])
-    return _System(tuple(term.name for term in terms), len(y), len(counts), within, between, parts)
+    return System(tuple(term.name for term in terms), len(y), len(counts), within, between, parts)
 
 
-def _check(system: _System, x: FloatArray) -> None:
-    """Refuse what has no unique answer."""
+def check_fixed(x: FloatArray) -> None:
+    """Refuse fixed effects that cannot be told apart.
+
+    Args:
+        x: The design; shape (rows, p).
+
+    Raises:
+        UndefinedModelError: If its columns are collinear.
+    """
     if np.linalg.matrix_rank(x) < x.shape[1]:
         raise UndefinedModelError("the fixed effects of the mixed model cannot be told apart (they are collinear)")
+
+
+def _check_residual(system: System) -> None:
+    """Refuse data that leave nothing for the residual."""
     design, y = system.within[:, :-1], system.within[:, -1]
     left, singular, _ = np.linalg.svd(design, full_matrices=False)
     basis = left[:, singular > 1e-9 * max(1.0, float(singular[0]))]
@@ -198,6 +231,10 @@ def _check(system: _System, x: FloatArray) -> None:
     residual = y - basis @ (basis.T @ y)
     if float(np.max(np.abs(residual))) <= 1e-14:  # the largest |y| is between 1/2 and 1
         raise UndefinedModelError("the residual variance is zero, so the mixed model has nothing to test against")
+
+
+def _check_terms(system: System) -> None:
+    """Refuse random terms that cannot be told apart."""
     information = _solve(system, np.ones(len(system.names) + 1)).information(system)[0]
     # A term that the fixed effects take up leaves no information at all.
     root = np.sqrt(np.maximum(np.diag(information), 1e-12))
@@ -237,7 +274,7 @@ class _Solution:
         """(y - X beta)' V^-1 (y - X beta), within and between."""
         return float(self.u_within @ self.u_within) * self.residual + float(np.sum(self.u * self.rest))
 
-    def gradient(self, system: _System) -> tuple[FloatArray, FloatArray]:
+    def gradient(self, system: System) -> tuple[FloatArray, FloatArray]:
         """u'G_i u and tr(P G_i) with P = V^-1 - V^-1 X phi X'V^-1, the residual last."""
         quadratic = np.einsum("bs,ibst,bt->i", self.u, system.parts, self.u)
         quadratic[-1] += float(self.u_within @ self.u_within)
@@ -245,7 +282,7 @@ class _Solution:
         traces[-1] += system.within_df / self.residual
         return quadratic, traces + np.einsum("ab,iba->i", self.phi, self.slopes)
 
-    def information(self, system: _System) -> tuple[FloatArray, FloatArray, FloatArray]:
+    def information(self, system: System) -> tuple[FloatArray, FloatArray, FloatArray]:
         """Information of the variances, and the score (gradient of the restricted log-likelihood).
 
         Expected: tr(P G_i P G_j) / 2; observed: u'G_i P G_j u minus that; score: (u'G_i u - tr(P G_i)) / 2.
@@ -267,7 +304,7 @@ class _Solution:
         return traces / 2, quadratic - traces / 2, (lengths - weights) / 2
 
 
-def _solve(system: _System, variances: FloatArray) -> _Solution:
+def _solve(system: System, variances: FloatArray) -> _Solution:
     """Generalised least squares at given variances."""
     residual = float(variances[-1])
     v = np.einsum("i,ibst->bst", variances, system.parts)
@@ -298,7 +335,7 @@ def _solve(system: _System, variances: FloatArray) -> _Solution:
     )
 
 
-def _profile(system: _System, ratios: FloatArray) -> tuple[float, FloatArray, float]:
+def _profile(system: System, ratios: FloatArray) -> tuple[float, FloatArray, float]:
     """REML criterion (-2 ln L up to a constant) at ratios s_i / s_e, its gradient, and s_e."""
     found = _solve(system, np.append(ratios, 1.0))
     rss, nu = found.rss(), system.n - len(found.beta)
@@ -306,7 +343,7 @@ def _profile(system: _System, ratios: FloatArray) -> tuple[float, FloatArray, fl
     return found.log_det + nu * math.log(rss), (traces - nu * quadratic / rss)[:-1], rss / nu
 
 
-def _optimum(system: _System) -> FloatArray:
+def _optimum(system: System) -> FloatArray:
     """Minimise over ln theta from the best of a grid; a term is set to 0 where the criterion rises from there."""
     from scipy.optimize import minimize
 
@@ -335,7 +372,7 @@ def _optimum(system: _System) -> FloatArray:
     return np.append(ratios, 1.0) * _profile(system, ratios)[2]
 
 
-def _sharpen(system: _System, variances: FloatArray) -> FloatArray:
+def _sharpen(system: System, variances: FloatArray) -> FloatArray:
     """Take Newton steps in the positive variances while they stay small."""
     free = np.nonzero(variances > 0)[0]
     for _ in range(8):

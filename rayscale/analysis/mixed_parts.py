@@ -11,7 +11,15 @@ from rayscale.analysis.jsonable import Tree
 from rayscale.analysis.mixed_design import LongRows
 from rayscale.analysis.mixed_rows import join_rows
 from rayscale.analysis.mixed_text import mixed_sentences
-from rayscale.analysis.mixed_tree import LEAST_BLOCKS, Part, device_part, drift_part, missing_part, nested_part
+from rayscale.analysis.mixed_tree import (
+    LEAST_BLOCKS,
+    Part,
+    device_part,
+    drift_part,
+    missing_part,
+    nested_part,
+    one_device_note,
+)
 from rayscale.analysis.order import OrderCheck, check_order
 
 
@@ -66,6 +74,8 @@ def attach_parts(tree: Tree, cells: Cells, extras: Extras, alpha: float) -> None
             rows = join_rows(rows, extras.aggregate)
         if extras.devices:
             parts.append(device_part(cells, rows, alpha))
+        elif rows.n_devices == 1:
+            parts.append(Part({"n_devices": 1}, [one_device_note(rows)]))
         if extras.drift:
             parts.append(drift_part(cells, rows, alpha))
         check = check_order(cells, rows) if rows.order is not None else None

@@ -29,7 +29,8 @@ def table_rows(
         dv: Column of the measure.
         subject: Column of the subject.
         device: Column of the device.
-        order: Column that grows with time: numbers as they are, anything else (timestamps) by rank.
+        order: Column that grows with time: numbers as they are, anything else (timestamps) by rank. With it a column
+            `temp_start_c`, as `rayscale export` writes it, is taken as the start temperature.
 
     Returns:
         The rows with a value.
@@ -44,6 +45,7 @@ def table_rows(
         rows = replace(rows, device=codes[places.row], device_names=tuple(names))
     if order is not None:
         rows = replace(rows, order=_order(frame, order)[places.row], order_name=order)
+        rows = replace(rows, temperature=_temperature(frame, places.row))
     return rows
 
 
@@ -86,9 +88,8 @@ def ledger_rows(frame: DataFrame, cells: Cells, dv: str, subject: str) -> LongRo
     """
     rows = table_rows(frame, cells, dv, subject, device="device_uuid")
     kept = locate_rows(frame, cells, dv, subject).row
-    order, temperature = _started(frame), frame["temp_start_c"].to_numpy(dtype=float)[kept]
-    known = bool(np.all(np.isfinite(temperature))) and len(np.unique(temperature)) > 1
-    return replace(rows, order=None if order is None else order[kept], temperature=temperature if known else None)
+    order = _started(frame)
+    return replace(rows, order=None if order is None else order[kept], temperature=_temperature(frame, kept))
 
 
 def join_rows(rows: LongRows, aggregate: str) -> LongRows:
@@ -116,6 +117,16 @@ def join_rows(rows: LongRows, aggregate: str) -> LongRows:
         order=_group_mean(rows.order, group, first),
         temperature=_group_mean(rows.temperature, group, first),
     )
+
+
+def _temperature(frame: DataFrame, kept: np.ndarray) -> FloatArray | None:
+    """Start temperatures of the rows kept, if there are such, all are known, and they differ."""
+    import pandas as pd
+
+    if "temp_start_c" not in frame.columns:
+        return None
+    found = pd.to_numeric(frame["temp_start_c"], errors="coerce").to_numpy(dtype=float)[kept]
+    return found if np.all(np.isfinite(found)) and len(np.unique(found)) > 1 else None
 
 
 def _group_mean(values: FloatArray | None, group: np.ndarray, first: np.ndarray) -> FloatArray | None:

@@ -10,6 +10,7 @@ MODELS = {
     "lmm_nested": "mixed model of all rows (several rows per cell kept)",
     "lmm_subject": "mixed model, subject random (devices ignored)",
     "lmm_device": "mixed model, device and subject random (devices in general)",
+    "lmm_device_condition": "mixed model, device, its conditions and subject random (the effect may differ by device)",
     "lmm_device_fixed": "mixed model, device fixed, subject random (these devices)",
     "lmm_device_drift": "mixed model with the order of runs",
     "lmm_start_temperature": "mixed model with the order of runs and the start temperature",
@@ -64,9 +65,10 @@ def terms_of(tree: Tree, model: Tree) -> dict[str, Tree]:
         model: One of `MODELS`.
 
     Returns:
-        Term -> `F, df1, df2, p` of the Kenward-Roger test.
+        Term -> `F_kr, df1, df2_kr, p_kr, log10_p_kr` of the Kenward-Roger test, and `df2_satterthwaite,
+        p_satterthwaite` beside it.
     """
-    keys = ("F_kr", "df1", "df2_kr", "p_kr", "log10_p_kr")
+    keys = ("F_kr", "df1", "df2_kr", "p_kr", "log10_p_kr", "df2_satterthwaite", "p_satterthwaite")
     if isinstance(model["df1"], dict):
         return {term: {key: model[key][term] for key in keys} for term in model["df1"]}
     return {tree["within"][0]: {key: model[key] for key in keys}}
@@ -76,7 +78,13 @@ def _test(term: str, numbers: Tree) -> str:
     if numbers["F_kr"] is None or numbers["df2_kr"] is None:
         return f"{term}: undefined"
     p = show_p(numbers["p_kr"], numbers["log10_p_kr"])
-    return f"{term}: F({numbers['df1']}, {numbers['df2_kr']:.1f}) = {show(numbers['F_kr'])}, p {p}"
+    text = f"{term}: F({numbers['df1']}, {numbers['df2_kr']:.1f}) = {show(numbers['F_kr'])}, p {p}"
+    other = numbers["df2_satterthwaite"]
+    return text if other is None else f"{text} (Satterthwaite: df {other:.1f}, p {_other_p(numbers)})"
+
+
+def _other_p(numbers: Tree) -> str:
+    return show_p(numbers["p_satterthwaite"]) if numbers["p_satterthwaite"] is not None else "< 1e-300"
 
 
 def _spread(model: Tree) -> str:
@@ -133,7 +141,20 @@ def _devices(tree: Tree) -> str:
     if errors:
         ratio = max(ours / theirs for ours, theirs in errors)
         text += f". For devices in general a level's mean is uncertain by {ratio:.2g} times what ignoring devices says"
-    return f"{text}."
+    return f"{text}.{_slopes(tree)}"
+
+
+def _slopes(tree: Tree) -> str:
+    """Say whether the effect differs between devices."""
+    model = tree.get("lmm_device_condition")
+    if not model:
+        return ""
+    if "device_condition" in model["at_zero"]:
+        return " The effect is not seen to differ between the devices."
+    spread = model["var"]["device_condition"]
+    shown = [f"{term} p {show_p(row['p_kr'], row['log10_p_kr'])}" for term, row in terms_of(tree, model).items()]
+    size = f"sd {show(spread**0.5, 3)}" if spread is not None else "sd out of range"
+    return f" The effect itself differs between the devices ({size}); tested against that: {', '.join(shown)}."
 
 
 def _leaves(tree: Tree) -> list[float | None]:

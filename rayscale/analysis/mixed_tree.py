@@ -3,6 +3,7 @@
 lmm_random_intercept  missing cells: y ~ factors + (1|subject) on every row, beside the listwise result
 lmm_subject           y ~ factors + (1|subject): as if all subjects had been measured on one device
 lmm_device            y ~ factors + (1|device) + (1|device:subject): what holds for devices in general
+lmm_device_condition  lmm_device and (1|device:condition), from three devices on: the effect may differ between devices
 lmm_device_fixed      y ~ factors + device + (1|subject): what holds for just these devices
 lmm_device_drift      lmm_device and the order of the runs (without devices: lmm_subject and the order)
 lmm_start_temperature lmm_device_drift and the device's temperature at the start of the run
@@ -23,11 +24,15 @@ from rayscale.analysis.jsonable import Tree, interval_tree, number, p_number
 from rayscale.analysis.kernel import FloatArray
 from rayscale.analysis.levels import interval_name
 from rayscale.analysis.mixed import MixedFit, RandomTerm, UndefinedModelError, fit_mixed
+from rayscale.analysis.mixed_crossed import fit_crossed
 from rayscale.analysis.mixed_design import FixedPart, IntArray, LongRows, device_means, fixed_part, rows_of
 from rayscale.analysis.mixed_tests import FTest, adjusted_covariance, estimate, kenward_roger, satterthwaite
 
 FEW_DEVICES = 6
 """Below it, the spread between devices rests on so few numbers that its warning comes with every result."""
+
+LEAST_DEVICES = 3
+"""Devices needed before one can ask how far an effect differs between them."""
 
 LEAST_BLOCKS = 6
 """Subjects needed before a drift is estimated on one device without being asked for."""
@@ -91,8 +96,8 @@ def device_part(cells: Cells, rows: LongRows, alpha: float) -> Part:
         alpha: Significance level.
 
     Returns:
-        `n_devices, device_as_subject_anova, lmm_subject, lmm_device, lmm_device_fixed`; with one device the models
-        with a device are null.
+        `n_devices, device_as_subject_anova, lmm_subject, lmm_device, lmm_device_condition, lmm_device_fixed`; with
+        one device the models with a device are null, with two the one whose effect differs between devices.
     """
     several = rows.n_devices > 1
     tree: Tree = {"n_devices": rows.n_devices, "device_as_subject_anova": None}
@@ -102,10 +107,12 @@ def device_part(cells: Cells, rows: LongRows, alpha: float) -> Part:
     plans: list[tuple[str, Callable[[], Tree]]] = [
         ("lmm_subject", lambda: _model(cells, rows, ("subject",), alpha)),
         ("lmm_device", lambda: _model(cells, rows, ("device", "subject"), alpha)),
+        ("lmm_device_condition", lambda: _model(cells, rows, ("device", "device_condition", "subject"), alpha)),
         ("lmm_device_fixed", lambda: _model(cells, rows, ("subject",), alpha, fixed_device=True)),
     ]
     for name, build in plans:
-        part = _attempt(name, build) if several or name == "lmm_subject" else Part({name: None})
+        needed = {"lmm_subject": 1, "lmm_device_condition": LEAST_DEVICES}.get(name, 2)
+        part = _attempt(name, build) if rows.n_devices >= needed else Part({name: None})
         tree |= part.tree
         notes += part.notes
     return Part(tree, notes)
@@ -175,8 +182,9 @@ def _model(
     groups = {"device": rows.device} if fixed_device and rows.device is not None else None
     fixed = fixed_part(cells, rows, covariates, groups)
     pivot = float(rows.y[0])
+    terms = [RandomTerm(name, _codes(rows, random, name)) for name in random]
     with np.errstate(over="ignore", under="ignore"):
-        fit = fit_mixed(rows.y - pivot, fixed.x, [RandomTerm(name, _codes(rows, random, name)) for name in random])
+        fit = (fit_crossed if "device_condition" in random else fit_mixed)(rows.y - pivot, fixed.x, terms)
     tree = _tests(fit, fixed) | {"var": _variances(fit)} | _means(fit, fixed, cells, pivot)
     if slope is not None:
         tree |= _slope(fit, fixed, slope, alpha)
@@ -187,6 +195,8 @@ def _codes(rows: LongRows, random: tuple[str, ...], name: str) -> IntArray:
     """Groups of a term; a subject beside a device is a subject within that device."""
     if name == "device" and rows.device is not None:
         return rows.device
+    if name == "device_condition" and rows.device is not None:
+        return rows.device * (int(rows.cell.max()) + 1) + rows.cell
     if name == "cell":
         return rows.subject * (int(rows.cell.max()) + 1) + rows.cell
     if "device" in random and rows.device is not None:
@@ -269,6 +279,19 @@ def _device_anova(means: Cells) -> Tree | None:
     return next(iter(rows.values())) if len(rows) == 1 else rows
 
 
+def one_device_note(rows: LongRows) -> str:
+    """Say what results from a single device are worth.
+
+    Args:
+        rows: Rows with a device each, all on the same one.
+
+    Returns:
+        A sentence.
+    """
+    name = rows.device_names[int(rows.device[0])] if rows.device is not None else "?"
+    return f"all runs are on one device ({name}): the results hold for this device; for others nothing is tested"
+
+
 def _device_notes(cells: Cells, rows: LongRows) -> list[str]:
     if rows.device is None:
         return []
@@ -282,16 +305,14 @@ def _device_notes(cells: Cells, rows: LongRows) -> list[str]:
         )
     count, subjects = rows.n_devices, len(np.unique(rows.subject))
     if count == 1:
-        name = rows.device_names[int(rows.device[0])]
-        notes.append(
-            f"all runs are on one device ({name}): lmm_device and device_as_subject_anova are null, and the results "
-            "hold for this device; that they hold for others is not tested"
-        )
+        notes += [one_device_note(rows), "lmm_device and device_as_subject_anova are null: they take several devices"]
     elif count < FEW_DEVICES:
         notes.append(
             f"the {subjects} subjects sit on only {count} devices: for a statement about devices in general the "
             f"effective n is {count}, not {subjects} (see lmm_device; lmm_device_fixed holds for these devices)"
         )
+    if count == LEAST_DEVICES - 1:
+        notes.append("lmm_device_condition is null: whether the effect differs between devices takes at least three")
     if count > 1:
         incomplete = int(np.isnan(device_means(cells, rows).values).any(axis=1).sum())
         notes += [f"device_as_subject_anova leaves out {incomplete} devices that lack a cell"] if incomplete else []

@@ -20,8 +20,8 @@ import numpy as np
 from rayscale.analysis.anova import anova
 from rayscale.analysis.cells import Cells
 from rayscale.analysis.design_effects import design_effects
-from rayscale.analysis.noncentral import bisect, noncentrality_bound, power_of_f
-from rayscale.analysis.sweepcells import main_factor
+from rayscale.analysis.noncentral import bisect, f_noncentrality, power_of_f
+from rayscale.analysis.sweepcells import resolve_effect
 from rayscale.errors import InputError
 
 LARGEST_N = 1_000_000
@@ -85,7 +85,7 @@ class Pilot:
 
     Attributes:
         dv: The measure.
-        factor: The factor that is tested.
+        factor: The factor or interaction that is tested.
         n: Complete repetitions.
         F: Observed F.
         f: Cohen's f, freed of what noise adds; 0 if F is below 1.
@@ -93,6 +93,8 @@ class Pilot:
         ms_effect: Mean square of the effect.
         ms_error: Mean square of effect x repetitions.
         design: Levels, rho (ICC) and epsilon (Greenhouse-Geisser) as found.
+        sd_error: Sd, within repetitions, of one level's mean over all other factors; None for an interaction.
+        mean: Mean of the measure.
     """
 
     dv: str
@@ -104,6 +106,8 @@ class Pilot:
     ms_effect: float
     ms_error: float
     design: Design
+    sd_error: float | None = None
+    mean: float | None = None
 
 
 def rm_power(f: float, n: int, design: Design) -> float:
@@ -220,26 +224,44 @@ def effect_from_variances(means: Sequence[float], sd_subject: float, sd_error: f
     return float(np.std(means)) / total, (sd_subject / total) ** 2
 
 
-def pilot_effect(cells: Cells, dv: str, alpha: float) -> Pilot:
+def smallest_difference(f: float, design: Design, sd_error: float) -> float:
+    """Turn Cohen's f into the difference of two levels, all other levels halfway between them.
+
+    Such means have the smallest sd for their range (Cohen 1988, section 8.2.1): sum (mu - mean)^2 = range^2 / 2, and
+    that sum over the error variance is the rate (without epsilon).
+
+    Args:
+        f: Cohen's f.
+        design: What is compared.
+        sd_error: Sd within repetitions of one level's mean.
+
+    Returns:
+        The difference, in units of `sd_error`'s measure.
+    """
+    return math.sqrt(2 * design.rate(f) / design.epsilon) * sd_error
+
+
+def pilot_effect(cells: Cells, dv: str, alpha: float, named: str | None = None) -> Pilot:
     """Read effect, rho and epsilon off a pilot.
 
     Args:
-        cells: The laid-out pilot. With several factors `tokens` (or else the first) is planned for.
+        cells: The laid-out pilot.
         dv: Name of its measure.
         alpha: Significance level of the planned study.
+        named: The factor or interaction to plan for; None takes `tokens`, or else the first factor.
 
     Returns:
         What the pilot says.
 
     Raises:
-        InputError: With fewer than two complete repetitions or no variation.
+        InputError: With fewer than two complete repetitions, no variation, or no such effect.
     """
     values = cells.complete
     if values.shape[0] < 2 or math.prod(cells.shape) < 2:
         raise InputError(
             f"{dv}: {values.shape[0]} complete repetitions; a pilot needs at least two, and two conditions"
         )
-    factor = main_factor(cells.factors)
+    factor, _ = resolve_effect(dict(zip(cells.factors, cells.shape, strict=True)), named)
     effect = next(effect for effect in anova(values, cells.shape, cells.factors).effects if effect.name == factor)
     if not math.isfinite(effect.F):
         raise InputError(f"{dv}: the pilot has no error variance; nothing can be planned from it")
@@ -249,7 +271,7 @@ def pilot_effect(cells: Cells, dv: str, alpha: float) -> Pilot:
         rho = min(max(found, 0.0), 0.999) if math.isfinite(found) else 0.0
     design = Design(effect.df1 + 1, rho, max(effect.eps_GG, effect.eps_lower_bound), alpha)
     n = values.shape[0]
-    cautious = noncentrality_bound(effect.F, effect.df1, effect.df2, CAUTIOUS) / n * design.epsilon
+    cautious = f_noncentrality(effect.F, effect.df1, effect.df2, CAUTIOUS) / n * design.epsilon
     return Pilot(
         dv=dv,
         factor=factor,
@@ -260,4 +282,8 @@ def pilot_effect(cells: Cells, dv: str, alpha: float) -> Pilot:
         ms_effect=effect.ss / effect.df1,
         ms_error=effect.ss_error / effect.df2,
         design=design,
+        sd_error=None
+        if ":" in factor
+        else math.sqrt(effect.ss_error / effect.df2 * (effect.df1 + 1) / values.shape[1]),
+        mean=float(values[0, 0] + np.mean(values - values[0, 0])),
     )

@@ -12,7 +12,7 @@ import math
 from dataclasses import dataclass
 
 from rayscale.analysis.distributions import f_tail, log10_f_tail, t_two_sided
-from rayscale.analysis.noncentral import noncentrality_bound
+from rayscale.analysis.noncentral import f_noncentrality
 from rayscale.errors import InputError
 
 
@@ -90,7 +90,7 @@ def effects_of_f(F: float, df1: float, df2: float) -> FEffects:
     """
     if not (math.isfinite(F) and F >= 0 and df1 > 0 and df2 > 0):
         raise InputError(f"F {F} with df {df1:g}, {df2:g}: expected F >= 0 and positive degrees of freedom")
-    bounds = [noncentrality_bound(F, df1, df2, probability) for probability in (0.95, 0.05)]
+    bounds = [f_noncentrality(F, df1, df2, probability) for probability in (0.95, 0.05)]
     whole = F * df1 + df2
     return FEffects(
         partial_eta2=F * df1 / whole,

@@ -11,10 +11,11 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from scipy import special
 
 from rayscale.analysis.kernel import FloatArray, centre
@@ -105,11 +106,29 @@ def permutation_test(values: FloatArray, resamples: int = RESAMPLES) -> Permutat
     n, k = within.shape
     arrangements = math.factorial(k) ** (n - 1) if n * math.lgamma(k + 1) < 100 else math.inf
     exact = arrangements <= EXACT_LIMIT
+    if exact:
+        return count_reached(within, all_sums(within, np.array(list(itertools.permutations(range(k))))), exact=True)
+    return count_reached(within, _random_sums(within, resamples), exact=False)
+
+
+def count_reached(within: FloatArray, sums: Iterable[FloatArray], *, exact: bool) -> Permutation:
+    """Count the arrangements whose effect is at least as large as the observed one.
+
+    Args:
+        within: The values as they are, without their block's part; shape (n, k).
+        sums: Column sums of the arrangements, in parts of shape (arrangements, k).
+        exact: Whether they are all there are.
+
+    Returns:
+        The test.
+    """
     observed = float(np.sum(np.sum(within, axis=0) ** 2))
-    sums = _all_sums(within) if exact else _random_sums(within, resamples)
-    # An arrangement equal to the observed one differs from it by rounding only.
-    reached = sum(int(np.sum(np.sum(part**2, axis=-1) >= observed * (1 - 1e-9))) for part in sums)
-    return _permutation(reached, int(arrangements) if exact else resamples, exact)
+    reached = total = 0
+    for part in sums:
+        # An arrangement equal to the observed one differs from it by rounding only.
+        reached += int(np.sum(np.sum(part**2, axis=-1) >= observed * (1 - 1e-9)))
+        total += len(part)
+    return _permutation(reached, total, exact)
 
 
 def sign_flip_tests(differences: FloatArray, resamples: int = RESAMPLES) -> list[Permutation]:
@@ -124,16 +143,28 @@ def sign_flip_tests(differences: FloatArray, resamples: int = RESAMPLES) -> list
     """
     n = len(differences)
     scaled = differences / np.maximum(np.max(np.abs(differences), axis=0), np.finfo(float).tiny)
-    exact = 2.0 ** (n - 1) <= EXACT_LIMIT
-    if exact:
-        signs = np.array(list(itertools.product((1.0, -1.0), repeat=n - 1))).reshape(-1, n - 1)
-        signs = np.column_stack([np.ones(len(signs)), signs])
-    else:
-        rng = np.random.default_rng(data_seed(differences))
-        signs = rng.integers(0, 2, size=(resamples, n), dtype=np.int8) * 2.0 - 1.0
-    observed = np.abs(np.sum(scaled, axis=0))
-    reached = np.sum(np.abs(signs @ scaled) >= observed - 1e-9 * np.sum(np.abs(scaled), axis=0), axis=0)
-    return [_permutation(int(count), len(signs), exact) for count in reached]
+    exact = n - 1 <= math.log2(EXACT_LIMIT)
+    limit = np.abs(np.sum(scaled, axis=0)) - 1e-9 * np.sum(np.abs(scaled), axis=0)
+    reached, total = np.zeros(scaled.shape[1], dtype=np.int64), 0
+    for signs in _all_signs(n) if exact else _random_signs(n, resamples, data_seed(differences)):
+        reached += np.sum(np.abs(signs @ scaled) >= limit, axis=0)
+        total += len(signs)
+    return [_permutation(int(count), total, exact) for count in reached]
+
+
+def _all_signs(n: int) -> Iterator[FloatArray]:
+    """Every combination of signs, the first block's held still."""
+    signs = np.array(list(itertools.product((1.0, -1.0), repeat=n - 1))).reshape(-1, n - 1)
+    yield np.column_stack([np.ones(len(signs)), signs])
+
+
+def _random_signs(n: int, resamples: int, seed: int) -> Iterator[FloatArray]:
+    """Random signs, a chunk at a time: thousands of blocks would else take all memory."""
+    rng = np.random.default_rng(seed)
+    chunk = max(1, _CHUNK // n)
+    for start in range(0, resamples, chunk):
+        drawn = rng.integers(0, 2, size=(min(chunk, resamples - start), n), dtype=np.int8)
+        yield 2 * drawn.astype(np.float64) - 1
 
 
 def bootstrap(values: FloatArray, pairs: list[tuple[int, int]], confidence: float, resamples: int) -> Bootstrap:
@@ -175,9 +206,16 @@ def _within(values: FloatArray) -> FloatArray:
     return parts.residual + (parts.means - parts.means.mean())
 
 
-def _all_sums(within: FloatArray) -> Iterator[FloatArray]:
-    """Column sums of every arrangement, the first block held still: built up block by block."""
-    orders = np.array(list(itertools.permutations(range(within.shape[1]))))
+def all_sums(within: FloatArray, orders: NDArray[np.int64]) -> Iterator[FloatArray]:
+    """Give the column sums of every arrangement, the first block held still: built up block by block.
+
+    Args:
+        within: Shape (n, k).
+        orders: The orders that a block may take; shape (orders, k).
+
+    Yields:
+        All sums at once; shape (orders^(n-1), k).
+    """
     sums = within[:1]
     for block in within[1:]:
         sums = (sums[:, None, :] + block[orders]).reshape(-1, within.shape[1])
@@ -188,20 +226,40 @@ def _random_sums(within: FloatArray, resamples: int) -> Iterator[FloatArray]:
     """Column sums of random arrangements, a chunk at a time."""
     n, k = within.shape
     rng = np.random.default_rng(data_seed(within))
-    table = np.array(list(itertools.permutations(range(k)))) if k <= 5 else None
+    if k <= 5:
+        yield from drawn_sums(within, np.array(list(itertools.permutations(range(k)))), resamples, rng)
+        return
     chunk = max(1, _CHUNK // within.size)
     for start in range(0, resamples, chunk):
         size = min(chunk, resamples - start)
-        if table is None:
-            yield np.sum(rng.permuted(np.broadcast_to(within, (size, n, k)), axis=2), axis=1)
-        else:
-            # Looking up drawn orders is much faster than shuffling every block.
-            arranged = within[:, table]
-            drawn = rng.integers(0, len(table), size=(n, size))
-            sums = np.zeros((size, k))
-            for block in range(n):
-                sums += arranged[block][drawn[block]]
-            yield sums
+        yield np.sum(rng.permuted(np.broadcast_to(within, (size, n, k)), axis=2), axis=1)
+
+
+def drawn_sums(
+    within: FloatArray, orders: NDArray[np.int64], resamples: int, rng: np.random.Generator
+) -> Iterator[FloatArray]:
+    """Give the column sums of random arrangements, each block's order drawn from a table.
+
+    Looking up drawn orders is much faster than shuffling every block.
+
+    Args:
+        within: Shape (n, k).
+        orders: The orders that a block may take; shape (orders, k).
+        resamples: Number of arrangements.
+        rng: Source of chance.
+
+    Yields:
+        A chunk of sums; shape (chunk, k).
+    """
+    arranged, n = within[:, orders], len(within)
+    chunk = max(1, _CHUNK // within.size)
+    for start in range(0, resamples, chunk):
+        size = min(chunk, resamples - start)
+        drawn = rng.integers(0, len(orders), size=(n, size))
+        sums = np.zeros((size, within.shape[1]))
+        for block in range(n):
+            sums += arranged[block][drawn[block]]
+        yield sums
 
 
 def _permutation(reached: int, total: int, exact: bool) -> Permutation:

@@ -8,29 +8,35 @@ from collections.abc import Sequence
 import numpy as np
 
 from rayscale.analysis.adjust import adjust
+from rayscale.analysis.cells import Cells
 from rayscale.analysis.factor_tree import SingleFactor, by_factor
 from rayscale.analysis.jsonable import Tree, interval_tree, number
 from rayscale.analysis.levels import interval_name, pair_label
+from rayscale.analysis.permutation import METHOD, interaction_test
 from rayscale.analysis.resampling import Permutation, affordable, bootstrap, permutation_test, sign_flip_tests
 
 FEW_BLOCKS = 20
 """Below it intervals come out too short: simulated, nominal 95 % covers 89 % with 10 blocks and 93 % with 20."""
 
 
-def resampling_parts(factors: Sequence[SingleFactor], alpha: float, resamples: int) -> tuple[Tree, list[str]]:
-    """Permute and bootstrap each factor by itself.
+def resampling_parts(
+    factors: Sequence[SingleFactor], alpha: float, resamples: int, cells: Cells
+) -> tuple[Tree, list[str]]:
+    """Permute and bootstrap each factor by itself, and permute the interactions.
 
     Args:
         factors: The factors.
         alpha: Intervals have confidence 1 - alpha.
         resamples: Number of resamples; 0 computes nothing.
+        cells: The design.
 
     Returns:
-        `permutation` and `bootstrap` (keyed by factor where there are several), and notes.
+        `permutation` and `bootstrap` (keyed by factor where there are several, `permutation` by interaction, too), and
+        notes.
     """
     if resamples < 1:
         return {}, []
-    if not all(affordable(factor.values, resamples) for factor in factors):
+    if not affordable(cells.complete, resamples):
         return {}, [f"permutation and bootstrap are left out: {resamples} resamples of so many values take too long"]
     parts = {
         factor.name: {
@@ -41,7 +47,19 @@ def resampling_parts(factors: Sequence[SingleFactor], alpha: float, resamples: i
     }
     n = len(factors[0].values)
     few = f"bootstrap intervals from {n} blocks are somewhat too short (fewer than {FEW_BLOCKS})"
-    return by_factor(parts), [few] if n < FEW_BLOCKS else []
+    tree = by_factor(parts)
+    if len(factors) > 1:
+        tree["permutation"] |= _interactions(cells, resamples)
+    return tree, [few] if n < FEW_BLOCKS else []
+
+
+def _interactions(cells: Cells, resamples: int) -> Tree:
+    found, indices = {}, range(len(cells.factors))
+    for size in range(2, len(cells.factors) + 1):
+        for axes in itertools.combinations(indices, size):
+            test = interaction_test(cells.complete, cells.shape, axes, resamples)
+            found[":".join(cells.factors[axis] for axis in axes)] = _test_tree(test) | {"method": METHOD}
+    return found
 
 
 def _pairs(factor: SingleFactor) -> tuple[list[tuple[int, int]], list[str]]:

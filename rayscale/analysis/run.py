@@ -9,19 +9,23 @@ from typing import TYPE_CHECKING, Any
 
 from rayscale.analysis.adjust import ADJUSTMENTS
 from rayscale.analysis.cells import AGGREGATES, Cells, lay_out, require_columns
+from rayscale.analysis.details_models import explained
 from rayscale.analysis.efficiency import METRICS, is_energy_column, mechanical_exponent
 from rayscale.analysis.expression import expression_columns
 from rayscale.analysis.jsonable import Tree, to_json
 from rayscale.analysis.levels import level_label
+from rayscale.analysis.log_tree import SCALES
 from rayscale.analysis.mixed_parts import Extras, attach_parts
 from rayscale.analysis.mixed_rows import ledger_rows, subjects_within_devices, table_rows
+from rayscale.analysis.provenance import provenance
 from rayscale.analysis.resampling import RESAMPLES
 from rayscale.analysis.sentences import plain_sentences
 from rayscale.analysis.table import ledger_frame
 from rayscale.analysis.tree import build_tree, without_constant_factors
+from rayscale.analysis.walk import nested_order
 from rayscale.errors import InputError
 from rayscale.record import Record
-from rayscale.spec import SweepSpec
+from rayscale.spec import RatioMargin, SweepSpec
 
 if TYPE_CHECKING:
     from pandas import DataFrame
@@ -44,6 +48,7 @@ class AnalysisRequest:
         order: Column that grows with time; adds the check of the run order and the drift model.
         scale: `raw` or `log`: which analysis is primary, declared beforehand; the other stands beside it.
         equivalence: Measure -> margin within which two levels count as equivalent.
+        equivalence_ratio: Measure -> the same as a ratio > 1, tested on the log scale.
         resamples: Permutations and bootstrap resamples; 0 leaves them out.
     """
 
@@ -57,6 +62,7 @@ class AnalysisRequest:
     order: str | None = None
     scale: str = "raw"
     equivalence: Mapping[str, float] = field(default_factory=dict)
+    equivalence_ratio: Mapping[str, float] = field(default_factory=dict)
     resamples: int = 0
 
     def problems(self) -> list[str]:
@@ -66,6 +72,8 @@ class AnalysisRequest:
             found.append(f"alpha {self.alpha}: expected a number between 0 and 1")
         if self.correction not in ADJUSTMENTS:
             found.append(f"unknown correction `{self.correction}`; expected one of {', '.join(ADJUSTMENTS)}")
+        if self.scale not in SCALES:
+            found.append(f"unknown scale `{self.scale}`; expected one of {', '.join(SCALES)}")
         if self.aggregate is not None and self.aggregate not in AGGREGATES:
             found.append(f"unknown aggregate `{self.aggregate}`; expected one of {', '.join(AGGREGATES)}")
         roles = [*self.within, self.subject, *(name for name in (self.device, self.order) if name is not None)]
@@ -119,7 +127,7 @@ def analyze_records(records: Iterable[Record], spec: SweepSpec, *, as_multi: boo
         as_multi: Always put the trees under `results.<measure>`; False merges a single one into the top.
 
     Returns:
-        `sweep, n_trials, n_planned, excluded, energy_estimated, results`.
+        `sweep, n_trials, n_planned, excluded, energy_estimated, provenance, results`.
 
     Raises:
         InputError: For unknown measures or wrong user metrics.
@@ -144,6 +152,7 @@ def analyze_records(records: Iterable[Record], spec: SweepSpec, *, as_multi: boo
         "n_planned": planned,
         "excluded": [_exclusion(record) for record in records if record.quality.verdict in spec.analysis.exclude],
         "energy_estimated": any(record.energy.estimated for record in kept),
+        "provenance": provenance(kept, spec),
     }
     return head | (next(iter(results.values())) if not as_multi and len(results) == 1 else {"results": results})
 
@@ -172,8 +181,10 @@ def _one_measure(
         "energy_estimated": estimated,
         "mechanical_exponent": mechanical_exponent(dv) if "tokens" in varying.factors else None,
     }
-    margin = request.equivalence.get(dv)
-    tree |= build_tree(varying, request.alpha, scale=request.scale, margin=margin, resamples=request.resamples)
+    margin, ratio = request.equivalence.get(dv), request.equivalence_ratio.get(dv)
+    tree |= build_tree(
+        varying, request.alpha, scale=request.scale, margin=margin, ratio=ratio, resamples=request.resamples
+    )
     dropped = [name for name in cells.factors if name not in varying.factors]
     tree["notes"] = [*notes, *(f"{name} has one level and is left out" for name in dropped), *tree["notes"]]
     if request.aggregate is not None:
@@ -185,8 +196,12 @@ def _one_measure(
         tree["notes"].append(
             f"{cells.n_duplicate_rows} further rows of the same cells were joined by {request.aggregate}"
         )
-    tree["plain"] = plain_sentences(tree)
+    tree["plain"] = []
     attach_parts(tree, varying, extras, request.alpha)
+    # What the order of runs, devices and missing cells mean is known now: its warning goes before the findings.
+    others, loud = tree["plain"], int(nested_order(tree))
+    tree["plain"] = [*others[:loud], *plain_sentences(tree), *others[loud:]]
+    tree["explained"] = explained(tree)
     return tree
 
 
@@ -198,7 +213,8 @@ def _request(spec: SweepSpec) -> AnalysisRequest:
         alpha=spec.analysis.alpha,
         correction=spec.analysis.correction,
         scale=spec.analysis.scale,
-        equivalence=spec.analysis.equivalence,
+        equivalence={dv: m for dv, m in spec.analysis.equivalence.items() if not isinstance(m, RatioMargin)},
+        equivalence_ratio={dv: m.ratio for dv, m in spec.analysis.equivalence.items() if isinstance(m, RatioMargin)},
         resamples=RESAMPLES,
     )
 

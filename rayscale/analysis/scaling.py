@@ -175,12 +175,13 @@ def starting_points(problem: Problem) -> list[Array]:
     return starts
 
 
-def polish(problem: Problem, theta: Array) -> Minimum:
+def polish(problem: Problem, theta: Array, free: Array | None = None) -> Minimum:
     """Descend to the nearest minimum by damped Newton steps.
 
     Args:
         problem: The data.
         theta: The start.
+        free: Orthonormal directions in which theta may move; None: all. Shape (size, k).
 
     Returns:
         The minimum.
@@ -188,7 +189,10 @@ def polish(problem: Problem, theta: Array) -> Minimum:
     value, gradient, hessian = _derivatives(problem, theta)
     damping = 1e-3
     for _ in range(MAX_STEPS):
-        step = _step(gradient, hessian, damping)
+        if free is None:
+            step = _step(gradient, hessian, damping)
+        else:
+            step = free @ _step(free.T @ gradient, free.T @ hessian @ free, damping)
         trial = theta + step
         found, next_gradient, next_hessian = _derivatives(problem, trial)
         if np.isfinite(found) and found <= value:
@@ -210,6 +214,12 @@ def _step(gradient: Array, hessian: Array, damping: float) -> Array:
     values, vectors = np.linalg.eigh(hessian / np.outer(scale, scale))
     damped = np.abs(values) + damping
     return -(vectors @ ((vectors.T @ (gradient / scale)) / damped)) / scale
+
+
+def residuals(problem: Problem, theta: Array) -> Array:
+    """Return ln L minus its prediction. Shape (n,)."""
+    u = np.vstack([theta[0:-1:2, None] - theta[1:-1:2, None] * problem.logs, np.full(len(problem.log_loss), theta[-1])])
+    return problem.log_loss - np.logaddexp.reduce(u, axis=0)
 
 
 def _derivatives(problem: Problem, theta: Array) -> tuple[float, Array, Array]:

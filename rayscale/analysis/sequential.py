@@ -83,16 +83,31 @@ def spent_alpha(fraction: float, alpha: float, spending: str) -> float:
 
 
 @dataclass(frozen=True)
-class _Radius:
-    """Sub-density of |B(t)| over the sweeps that no look has stopped: weight per node."""
+class Radius:
+    """Sub-density of |B(t)| over the sweeps that no look has stopped: weight per node.
+
+    Attributes:
+        time: Information t.
+        nodes: Values of the radius.
+        weights: Probability at each.
+    """
 
     time: float
     nodes: FloatArray
     weights: FloatArray
 
 
-def _pieces(low: float, high: float, width: float) -> tuple[FloatArray, FloatArray]:
-    """Gauss-Legendre nodes and weights on pieces of about `width`."""
+def pieces(low: float, high: float, width: float) -> tuple[FloatArray, FloatArray]:
+    """Lay Gauss-Legendre nodes on pieces of a domain.
+
+    Args:
+        low: Its lower end.
+        high: Its upper end.
+        width: About the width of a piece.
+
+    Returns:
+        Nodes and weights.
+    """
     count = max(1, min(40, math.ceil((high - low) / width)))
     x, w = special.roots_legendre(_NODES)
     edges = np.linspace(low, high, count + 1)
@@ -113,15 +128,25 @@ def _transition(r: FloatArray, start: FloatArray, step: float, dim: int) -> Floa
     return r[:, None] / step * (r[:, None] / start[None, :]) ** nu * shape
 
 
-def _density(r: FloatArray, before: _Radius | None, time: float, dim: int) -> FloatArray:
-    """Sub-density of |B(time)| at r, given that no look before has stopped."""
+def sub_density(r: FloatArray, before: Radius | None, time: float, dim: int) -> FloatArray:
+    """Sub-density of |B(time)| without an effect, of the sweeps that no look before has stopped.
+
+    Args:
+        r: Values of the radius.
+        before: What the look before has left; None at the first look.
+        time: Information.
+        dim: df1 of the effect.
+
+    Returns:
+        Density at r.
+    """
     if before is None:
         log_norm = (dim / 2 - 1) * math.log(2) + float(special.gammaln(dim / 2)) + dim / 2 * math.log(time)
         return np.exp((dim - 1) * np.log(r) - r**2 / (2 * time) - log_norm)
     return _transition(r, before.nodes, time - before.time, dim) @ before.weights
 
 
-def _crossing(statistic: float, before: _Radius | None, time: float, dim: int) -> float:
+def _crossing(statistic: float, before: Radius | None, time: float, dim: int) -> float:
     """P(no stop before, X >= statistic at this look)."""
     if before is None:
         return chi2_tail(statistic, dim)
@@ -129,25 +154,25 @@ def _crossing(statistic: float, before: _Radius | None, time: float, dim: int) -
     reach = float(before.nodes[-1]) + 10 * math.sqrt(time - before.time) + 2 * math.sqrt(dim * time)
     if low >= reach:
         return 0.0
-    nodes, weights = _pieces(low, reach, 3 * math.sqrt(time - before.time))
-    return float(weights @ _density(nodes, before, time, dim))
+    nodes, weights = pieces(low, reach, 3 * math.sqrt(time - before.time))
+    return float(weights @ sub_density(nodes, before, time, dim))
 
 
-def _continued(statistic: float, before: _Radius | None, time: float, dim: int) -> _Radius:
+def _continued(statistic: float, before: Radius | None, time: float, dim: int) -> Radius:
     """Keep the part that this look does not stop."""
     step = time - (before.time if before else 0.0)
-    nodes, weights = _pieces(0.0, math.sqrt(statistic * time), 3 * math.sqrt(step))
-    return _Radius(time, nodes, weights * _density(nodes, before, time, dim))
+    nodes, weights = pieces(0.0, math.sqrt(statistic * time), 3 * math.sqrt(step))
+    return Radius(time, nodes, weights * sub_density(nodes, before, time, dim))
 
 
-def _solve(spend: float, before: _Radius | None, time: float, dim: int) -> float:
+def _solve(spend: float, before: Radius | None, time: float, dim: int) -> float:
     """Find the statistic whose crossing probability is `spend`: Newton on the tail's nearly straight logarithm."""
     if before is None:
         return float(special.chdtri(dim, spend))
     radius = math.sqrt(float(special.chdtri(dim, spend)) * time)
     for _ in range(50):
         tail = _crossing(radius**2 / time, before, time, dim)
-        slope = float(_density(np.array([radius]), before, time, dim)[0])
+        slope = float(sub_density(np.array([radius]), before, time, dim)[0])
         if not (tail > 0 and slope > 0):
             radius /= 2  # so far out that nothing is left there
             continue
@@ -164,15 +189,28 @@ def _check_fractions(fractions: Sequence[float]) -> None:
         raise InputError(f"information fractions {list(fractions)}: expected ascending numbers in (0, 1]")
 
 
-def _walk(
+def walk_looks(
     fractions: Sequence[float], alpha: float, spending: str, dim: int
-) -> tuple[list[Boundary], list[_Radius | None]]:
-    """Compute the boundaries; the second list holds what is left before each look."""
+) -> tuple[list[Boundary], list[Radius | None]]:
+    """Compute the boundaries and what each look leaves.
+
+    Args:
+        fractions: Information at the looks, ascending in (0, 1].
+        alpha: Type-I error over all looks.
+        spending: The spending function.
+        dim: df1 of the effect.
+
+    Returns:
+        One boundary per look; and what is left before the first look (None), ..., after the last one.
+
+    Raises:
+        InputError: For impossible values.
+    """
     _check_fractions(fractions)
     if dim < 1 or not 0 < alpha < 1:
         raise InputError(f"df1 {dim}, alpha {alpha}: expected df1 >= 1 and alpha between 0 and 1")
     boundaries: list[Boundary] = []
-    before: list[_Radius | None] = [None]
+    before: list[Radius | None] = [None]
     spent = 0.0
     for time in fractions:
         total = spent_alpha(time, alpha, spending)
@@ -198,7 +236,7 @@ def boundaries_of(fractions: Sequence[float], alpha: float, spending: str, dim: 
     Raises:
         InputError: For impossible values.
     """
-    return _walk(fractions, alpha, spending, dim)[0]
+    return walk_looks(fractions, alpha, spending, dim)[0]
 
 
 def adjusted_p(p: float, fractions: Sequence[float], alpha: float, spending: str, dim: int) -> float:
@@ -221,7 +259,7 @@ def adjusted_p(p: float, fractions: Sequence[float], alpha: float, spending: str
     """
     if len(fractions) == 1:
         return p
-    found, before = _walk(fractions[:-1], alpha, spending, dim)
+    found, before = walk_looks(fractions[:-1], alpha, spending, dim)
     # A p below 1e-300 crosses any boundary; what remains is the alpha spent before.
     statistic = float(special.chdtri(dim, max(p, 1e-300)))
     return min(1.0, found[-1].cumulative_alpha + _crossing(statistic, before[-1], fractions[-1], dim))

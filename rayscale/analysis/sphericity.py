@@ -15,7 +15,7 @@ import numpy as np
 from scipy import special
 
 from rayscale.analysis.distributions import chi2_tail
-from rayscale.analysis.kernel import FloatArray
+from rayscale.analysis.kernel import EPS, FloatArray
 
 
 @dataclass(frozen=True)
@@ -93,17 +93,46 @@ def mauchly(gram: FloatArray, n: int, columns: int) -> Mauchly:
         The test, undefined with a note for p = 1 or n - 1 < p.
     """
     p = gram.shape[0]
-    if p == 1:
-        return undefined_mauchly("two levels: sphericity always holds, Mauchly's test does not apply")
-    if n - 1 < p:
-        return undefined_mauchly(f"Mauchly's test is undefined: {n} subjects are too few for {p + 1} levels")
+    if p == 1 or n - 1 < p:
+        return _too_small(n, p)
     trace = float(np.trace(gram))
     if trace <= 0:
         return undefined_mauchly("Mauchly's test is undefined: no error variance")
     sign, log_det = np.linalg.slogdet(gram * (p / trace))
-    if sign <= 0:
+    return _tested(float(log_det) if sign > 0 else -math.inf, n, p, columns)
+
+
+def mauchly_of_errors(errors: FloatArray, n: int, columns: int) -> Mauchly:
+    """Mauchly's test from errors rather than their squares, which keeps the digits of a small determinant.
+
+    Args:
+        errors: E with E'E = Z'Z, shape (rows, p), not all 0.
+        n: Number of subjects.
+        columns: Number of all cells.
+
+    Returns:
+        The test, undefined with a note for p = 1, n - 1 < p or a singular covariance.
+    """
+    p = errors.shape[1]
+    if p == 1 or n - 1 < p:
+        return _too_small(n, p)
+    spread = np.linalg.svd(errors, compute_uv=False)
+    square = spread**2
+    if spread[-1] <= 8 * EPS * math.sqrt(n) * spread[0]:
+        return _tested(-math.inf, n, p, columns)
+    return _tested(float(np.sum(np.log(square * (p / np.sum(square))))), n, p, columns)
+
+
+def _too_small(n: int, p: int) -> Mauchly:
+    if p == 1:
+        return undefined_mauchly("two levels: sphericity always holds, Mauchly's test does not apply")
+    return undefined_mauchly(f"Mauchly's test is undefined: {n} subjects are too few for {p + 1} levels")
+
+
+def _tested(log_det: float, n: int, p: int, columns: int) -> Mauchly:
+    if log_det == -math.inf:
         return undefined_mauchly("Mauchly's test is undefined: the contrasts' covariance is singular")
-    log_w = min(0.0, float(log_det))
+    log_w = min(0.0, log_det)
     return Mauchly(
         W=math.exp(log_w),
         df=p * (p + 1) / 2 - 1,

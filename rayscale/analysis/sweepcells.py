@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Mapping
 
 from rayscale.analysis.cells import Cells, lay_out, require_columns
 from rayscale.analysis.levels import level_label
@@ -45,6 +46,26 @@ def main_factor(factors: Iterable[str]) -> str:
     """
     names = list(factors)
     return "tokens" if "tokens" in names else names[0]
+
+
+def resolve_effect(sizes: Mapping[str, int], named: str | None) -> tuple[str, int]:
+    """Name an effect as the analysis of variance does.
+
+    Args:
+        sizes: Factors with several levels -> their number, in the order of the design.
+        named: A factor, or an interaction `a:b` in any order; None takes the main factor.
+
+    Returns:
+        The effect and its df1.
+
+    Raises:
+        InputError: If there is no such effect.
+    """
+    wanted = (named or main_factor(sizes)).split(":")
+    if not set(wanted) <= set(sizes) or len(set(wanted)) < len(wanted):
+        raise InputError(f"effect `{named}`: expected one of {', '.join(sizes)}, or several joined by `:`")
+    factors = [name for name in sizes if name in wanted]
+    return ":".join(factors), math.prod(sizes[name] - 1 for name in factors)
 
 
 def sweep_cells(records: Iterable[Record], spec: SweepSpec, dv: str) -> Cells:

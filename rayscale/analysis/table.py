@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 BASE_COLUMNS = (
     *("trial_key", "tokens", "repetition", "block", "run_order", "seed", "device_uuid", "device_name", "duration_s"),
-    *("import_s", "build_s", "data_s", "compile_s", "warmup_s", "eval_s", "steps", "trained_tokens"),
+    *("import_s", "build_s", "data_s", "compile_s", "warmup_s", "train_s", "eval_s", "steps", "trained_tokens"),
     *("processed_tokens", "epochs", "params", "train_loss", "eval_loss_before", "eval_loss", "perplexity"),
     *("bits_per_byte", "tokens_per_s", "flops", "flops_6nd", "mfu", "tflops_bench", "energy_method"),
     *("energy_estimated", "energy_j", "energy_bound_j", "net_energy_j", "energy_counter_j", "energy_integral_j"),

@@ -7,10 +7,12 @@ import textwrap
 from collections.abc import Sequence
 
 from rayscale.analysis.adjust import ADJUSTMENTS
+from rayscale.analysis.details import Detail, show_bayes
+from rayscale.analysis.details_models import details, sequential_lines, sequential_sentences
 from rayscale.analysis.jsonable import Tree
 from rayscale.analysis.levels import interval_name
-from rayscale.analysis.sentences import main_effects, on_log_scale, primary_pairs, show, show_p
-from rayscale.analysis.text_details import detail_lines, section
+from rayscale.analysis.sentences import main_effects, on_log_scale, percent, primary_pairs, show, show_p
+from rayscale.analysis.walk import measures_of, nested_order, section
 
 WIDTH = 100
 
@@ -25,8 +27,7 @@ def render_text(tree: Tree) -> str:
         Per measure: descriptives, ANOVA line, pairs, plain sentences, notes. Lines of at most 100 columns.
     """
     parts = _head(tree)
-    measures = tree["results"].values() if "results" in tree else [tree]
-    for measure in measures:
+    for measure in measures_of(tree):
         parts += [*_measure(measure), ""]
     return "\n".join(parts).rstrip() + "\n"
 
@@ -60,7 +61,9 @@ def _head(tree: Tree) -> list[str]:
     excluded = len(tree["excluded"])
     energy = "; energy is *estimated*" if tree["energy_estimated"] else ""
     line = f"Sweep {tree['sweep']}: {tree['n_trials']} of {tree['n_planned']} trials, {excluded} excluded{energy}"
-    return [*_wrap(line), ""]
+    stopped = sequential_sentences(tree["sequential"]) if tree.get("sequential") else []
+    stopped += sequential_lines(tree["sequential"]) if tree.get("sequential") else []
+    return [*_wrap(line), *(part for sentence in stopped for part in _wrap(f"- {sentence}", "  ")), ""]
 
 
 def _measure(tree: Tree) -> list[str]:
@@ -69,14 +72,16 @@ def _measure(tree: Tree) -> list[str]:
     lines = [*_wrap(title), "=" * min(len(title), WIDTH)]
     lines += _wrap(f"= {tree['definition']}") if tree["definition"] else []
     lines += [f"{tree['n_subjects']} complete subjects ({tree['subject']}), within: {', '.join(tree['within'])}", ""]
+    if nested_order(tree):  # before any number, so that none is read without it
+        lines += [*_wrap(tree["run_order"]["sentence"]), ""]
     for factor, _, _, levels in main_effects(tree):
         lines += [*_descriptives(factor, levels, tree["alpha"]), "", *_pairs(factor, tree)]
     if len(tree["within"]) > 1:
         lines += [*_descriptives("cell", tree["descriptives"]["cells"], tree["alpha"]), ""]
     lines += [line for name, effect in _effects(tree) for line in _wrap_clauses(anova_line(name, effect))]
-    lines += [line for detail in detail_lines(tree) for line in _wrap(detail, "  ")]
-    lines += [line for detail in _mixed(tree) for line in _wrap(detail, "  ")]
     lines += ["", *(line for sentence in tree["plain"] for line in _wrap(f"- {sentence}", "  "))]
+    further = [line for detail in details(tree) if not detail.secondary for line in _detail(detail)]
+    lines += ["", "Further results, each with what it means", *further] if further else []
     if tree.get("assumptions"):
         lines += ["", "Assumptions", *(line for text in tree["assumptions"] for line in _wrap(f"- {text}", "  "))]
     if tree["notes"]:
@@ -84,13 +89,12 @@ def _measure(tree: Tree) -> list[str]:
     return lines
 
 
-def _mixed(tree: Tree) -> list[str]:
-    """Mixed models and the order of runs, where the tree has them."""
-    if not any(name.startswith("lmm_") or name == "run_order" for name in tree):
-        return []
-    from rayscale.analysis.mixed_text import mixed_text
-
-    return mixed_text(tree)
+def _detail(detail: Detail) -> list[str]:
+    """The numbers of a result, and below them what they mean."""
+    return [
+        *(_wrap(detail.line, "  ") if detail.line else []),
+        *textwrap.wrap(detail.plain, WIDTH, initial_indent="  > ", subsequent_indent="    ", break_on_hyphens=False),
+    ]
 
 
 def _effects(tree: Tree) -> list[tuple[str, Tree]]:
@@ -105,7 +109,7 @@ def _descriptives(factor: str, levels: Tree, alpha: float) -> list[str]:
         [label, str(row["n"]), show(row["mean"], 5), show(row["sd"]), _interval(row[ci])]
         for label, row in levels.items()
     ]
-    return _table([factor, "n", "mean", "sd", f"{_percent(alpha)} CI of the mean"], rows) if rows else []
+    return _table([factor, "n", "mean", "sd", f"{percent(alpha)} CI of the mean"], rows) if rows else []
 
 
 def _pairs(factor: str, tree: Tree) -> list[str]:
@@ -124,29 +128,19 @@ def _pairs(factor: str, tree: Tree) -> list[str]:
             show(row["t"]),
             show_p(row[key], row["log10_p_raw"]).removeprefix("= ") if row["t"] is not None else "n/a",
             show(row["cohen_dz"], 3),
-            *([] if logs else [_bayes(raw[label]["log10_bayes_factor_10"])]),
+            *([] if logs else [show_bayes(raw[label]["log10_bayes_factor_10"])]),
         ]
         for label, row in pairs.items()
     ]
     header = [
         f"pair of {factor}",
         "ratio" if logs else "difference",
-        f"{'simultaneous ' if simultaneous else ''}{_percent(tree['alpha'])} CI",
+        f"{'simultaneous ' if simultaneous else ''}{percent(tree['alpha'])} CI",
         f"t({next(iter(pairs.values()))['df']})",
         "p" if key == "p_raw" else f"p {tree['correction']}",
         "dz",
     ]
     return [*_table(header if logs else [*header, "BF10"], rows), ""]
-
-
-def _bayes(log10_factor: float | None) -> str:
-    if log10_factor is None:
-        return "n/a"
-    return show(10**log10_factor, 3) if abs(log10_factor) < 5 else f"10^{log10_factor:.1f}"
-
-
-def _percent(alpha: float) -> str:
-    return f"{100 * (1 - alpha):g}%"
 
 
 def _interval(bounds: Tree) -> str:

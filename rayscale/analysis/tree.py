@@ -35,7 +35,13 @@ LITTLE_ICC = 0.1
 
 
 def build_tree(
-    cells: Cells, alpha: float, *, scale: str = "raw", margin: float | None = None, resamples: int = 0
+    cells: Cells,
+    alpha: float,
+    *,
+    scale: str = "raw",
+    margin: float | None = None,
+    ratio: float | None = None,
+    resamples: int = 0,
 ) -> Tree:
     """Analyse one measure.
 
@@ -44,6 +50,7 @@ def build_tree(
         alpha: Significance level; intervals have confidence 1 - alpha.
         scale: `raw` or `log`: which of the two is primary, as declared beforehand; both are computed.
         margin: Declared equivalence margin in units of the measure; None tests no equivalence.
+        ratio: Declared equivalence margin as a ratio, tested on the log scale; None tests none.
         resamples: Number of permutations and bootstrap samples; 0 leaves `permutation` and `bootstrap` out.
 
     Returns:
@@ -66,12 +73,12 @@ def build_tree(
     tree |= factor_parts(factors, alpha, margin)
     tree["descriptives"] = _descriptives(cells, factors, alpha)
     tree["design"] = _design(values, alpha)
-    tree["log_scale"], log_note = log_scale(cells, alpha)
+    tree["log_scale"], log_note = log_scale(cells, alpha, ratio)
     if tree["log_scale"] is None and scale == "log":
         tree["scale"] = "raw"
         log_note.append("the declared primary scale (log) does not exist for this measure; the raw scale is shown")
     tree |= assumption_parts(cells, result, alpha)
-    resampled, resampling_notes = resampling_parts(factors, alpha, resamples)
+    resampled, resampling_notes = resampling_parts(factors, alpha, resamples, cells)
     tree |= resampled
     if tree["missing"]["n_missing_cells"]:
         tree["listwise"] = {**tree["anova"], "pairwise": tree["pairwise"]}

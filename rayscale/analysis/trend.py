@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from rayscale.analysis.distributions import f_tail, t_critical, t_two_sided
-from rayscale.analysis.kernel import FloatArray, centre, mean_and_sd
+from rayscale.analysis.kernel import FloatArray, mean_and_sd
+from rayscale.analysis.moments import moments
 
 
 @dataclass(frozen=True)
@@ -85,20 +86,17 @@ def polynomial_trend(values: FloatArray, scores: Sequence[float]) -> list[Trend]
     Returns:
         Degrees 1 to k - 1.
     """
-    parts = centre(values)
+    parts = moments(values)
     contrasts = polynomial_contrasts(scores)
-    effect = (parts.means - parts.means.mean()) @ contrasts
-    errors = parts.residual @ contrasts
     n, k = parts.n, parts.k
-    noisy = float(np.max(np.abs(parts.residual))) > parts.floor
-    pooled = float(np.sum(parts.residual**2)) / ((n - 1) * (k - 1)) if noisy else 0.0
+    effect = (parts.means - parts.means.mean()) @ contrasts
+    pooled = float(np.sum(parts.errors(contrasts) ** 2)) / ((n - 1) * (k - 1))
     found = []
     for j in range(contrasts.shape[1]):
         ss = n * float(effect[j]) ** 2
-        own = float(np.sum(errors[:, j] ** 2)) / (n - 1)
-        defined = float(np.max(np.abs(errors[:, j]))) > parts.floor
-        F_own = ss / own if defined else math.nan
-        F_pooled = ss / pooled if noisy else math.nan
+        own = float(np.sum(parts.errors(contrasts[:, j : j + 1]) ** 2)) / (n - 1)
+        F_own = ss / own if own > 0 else math.nan
+        F_pooled = ss / pooled if pooled > 0 else math.nan
         p_own, p_pooled = f_tail(F_own, 1, n - 1), f_tail(F_pooled, 1, (n - 1) * (k - 1))
         found.append(Trend(j + 1, parts.in_units(ss), F_own, p_own, F_pooled, p_pooled))
     return found

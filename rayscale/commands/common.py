@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -11,13 +10,19 @@ from typing import Annotated, Any
 import typer
 
 from rayscale.errors import InputError
+from rayscale.storage import is_uri, join
 
 DEFAULT_STORAGE = "results"
 
 SweepFile = Annotated[Path, typer.Argument(metavar="SWEEP.yaml", help="Sweep file.")]
 Target = Annotated[Path, typer.Argument(metavar="SWEEP", help="Sweep file or ledger directory.")]
-Storage = Annotated[Path, typer.Option("--storage", help="Where ledgers lie.")]
+Storage = Annotated[
+    str,
+    typer.Option("--storage", envvar="RAYSCALE_STORAGE", help="Where ledgers lie: a directory, s3://... or gs://..."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+TableFormat = Annotated[str, typer.Option("--format", help="text, csv or latex.")]
 
 
 def print_json(document: Any) -> None:
@@ -25,16 +30,14 @@ def print_json(document: Any) -> None:
     sys.stdout.write(json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
-def open_ledger(storage: Path, name: str) -> Any:
+def open_ledger(storage: str, name: str) -> Any:
     """Return the ledger of a sweep; it need not exist yet."""
     from rayscale.ledger import Ledger
 
-    if re.match(r"[a-z0-9]+:/", str(storage)):  # pathlib has made one slash of two
-        raise InputError(f"--storage {storage}: object stores are not supported yet; expected a directory")
-    return Ledger(storage / name)
+    return Ledger(join(storage, name))
 
 
-def open_target(target: Path, storage: Path) -> tuple[Any, Any]:
+def open_target(target: Path, storage: str) -> tuple[Any, Any]:
     """Find the ledger that a sweep file or a directory names; the spec is None for a directory."""
     from rayscale.ledger import Ledger
     from rayscale.specfile import load_spec
@@ -53,3 +56,10 @@ def plan_of(ledger: Any, spec: Any) -> Any:
 
     stored = ledger.read_plan()
     return plan_sweep(spec) if spec is not None else stored
+
+
+def local_place(storage: str) -> Path:
+    """Return the directory of a storage on this machine; for an object store the one its files pass through."""
+    from rayscale.environment import cache_directory
+
+    return cache_directory() / "ledgers" if is_uri(storage) else Path(storage)

@@ -12,20 +12,21 @@ from rayscale.commands.common import (
     DEFAULT_STORAGE,
     Json,
     Storage,
+    local_place,
     print_json,
 )
 from rayscale.errors import InputError
 
 
 def doctor(
-    storage: Storage = Path(DEFAULT_STORAGE),
+    storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
     quick: Annotated[bool, typer.Option("--quick", help="Do not import torch and Ray.")] = False,
 ) -> int:
     """Look whether a sweep can run here, what its energy would be worth, and what to do about it; exit 3 if not."""
     from rayscale.doctor.examine import examine
 
-    diagnosis = examine(storage, quick=quick)
+    diagnosis = examine(local_place(storage), quick=quick)
     print_json(diagnosis.document()) if as_json else typer.echo(diagnosis.text())
     return diagnosis.exit_code
 

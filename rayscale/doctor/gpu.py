@@ -2,6 +2,7 @@
 
 The probe reads power for a second or two and counts how often the value changes: the sensor's update period, which
 decides what sampling can see (research/energy.md, section 3.1). A GPU at rest may repeat values; then none is given.
+The energy counter grows at rest, too: its update period is the time between its ticks.
 """
 
 from __future__ import annotations
@@ -16,9 +17,12 @@ from typing import Any
 
 from rayscale.doctor.check import Check
 from rayscale.energy.devices import GpuDevice, gpu_devices, nvml_session
+from rayscale.energy.ticks import follow_ticks
 from rayscale.errors import RayscaleError
+from rayscale.training.outlook import card_outlook
 
 PROBE_S, PROBE_STEP_S = 1.5, 0.01
+COUNTER_PROBE_S = 0.8
 _LEAST_CHANGES = 4
 
 
@@ -67,6 +71,17 @@ class Asker:
         kinds = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
         return float(getattr(value, kinds[answers[0].valueType])) or None
 
+    def energy_j(self) -> float | None:
+        """Read the energy counter, in J; None where there is none."""
+        value = self.field("NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION") or self.ask("nvmlDeviceGetTotalEnergyConsumption")
+        return float(value) / 1000 if value else None
+
+    def kept_samples(self) -> int | None:
+        """Count the power samples that the driver keeps of its own; None where it keeps none."""
+        kind = getattr(self._nvml, "NVML_TOTAL_POWER_SAMPLES", None)
+        kept = self.ask("nvmlDeviceGetSamples", kind, 0) if kind is not None else None
+        return len(kept[1]) if kept else None
+
     def milli(self, name: str) -> float | None:
         """Call a function that answers in mW; give W."""
         value = self.ask(name)
@@ -110,11 +125,36 @@ def probe_power(
     return PowerProbe(statistics.fmean(value for _, value in seen) if seen else None, period)
 
 
+def probe_counter(
+    read: Callable[[], float | None],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> float | None:
+    """Measure the update period of an energy counter.
+
+    Args:
+        read: The counter in J, None when not told.
+        clock: Seconds.
+        sleep: Waits.
+
+    Returns:
+        Median time between its ticks, in s; None if it ticked less than three times.
+    """
+    begin, energy = clock(), read()
+    if energy is None:
+        return None
+    ticks = follow_ticks(read, (begin, energy), clock=clock, sleep=sleep, count=6, limit_s=COUNTER_PROBE_S)
+    gaps = [later.t - earlier.t for earlier, later in pairwise(ticks)]
+    return statistics.median(gaps) if len(gaps) > 1 else None
+
+
 def gpu_checks(
     *,
     nvml: Any = None,
     environ: Mapping[str, str] | None = None,
     probe: Callable[[Callable[[], float | None]], PowerProbe] = probe_power,
+    counter_probe: Callable[[Callable[[], float | None]], float | None] = probe_counter,
 ) -> tuple[list[Check], int]:
     """Look at all GPUs that CUDA_VISIBLE_DEVICES leaves visible.
 
@@ -122,6 +162,7 @@ def gpu_checks(
         nvml: The binding; None imports `pynvml`.
         environ: The environment; None takes this process's.
         probe: Measures idle power and update period.
+        counter_probe: Measures the update period of the energy counter.
 
     Returns:
         The findings, and the number of usable GPUs.
@@ -137,7 +178,8 @@ def gpu_checks(
     with nvml_session(nvml) as session:
         for gpu in gpus:
             asker = Asker(session, session.nvmlDeviceGetHandleByIndex(gpu.index))
-            checks += _one_gpu(session, gpu, asker, probe)
+            power = _power(asker, probe(asker.power_w), counter_probe(asker.energy_j))
+            checks += [*_one_gpu(gpu, asker), power, _state(session, asker), _limits(asker), *_disturbers(asker)]
     return checks, len(gpus)
 
 
@@ -146,20 +188,17 @@ def _no_gpu(visible: str | None) -> Check:
     return Check("gpu", "NVIDIA GPUs", "ok", f"{why}; trials run on the CPU")
 
 
-def _one_gpu(
-    nvml: Any, gpu: GpuDevice, asker: Asker, probe: Callable[[Callable[[], float | None]], PowerProbe]
-) -> list[Check]:
+def _one_gpu(gpu: GpuDevice, asker: Asker) -> list[Check]:
     gib = gpu.memory_bytes / (1 << 30)
     seen = Check("gpu", gpu.uuid, "ok", f"{gpu.name}, {gib:.0f} GiB, index {gpu.index}, driver {gpu.driver}; no MIG")
-    measured = probe(asker.power_w)
-    return [seen, _sources(asker), _power(asker, measured), _state(nvml, asker), _limits(asker), *_disturbers(asker)]
+    room = Check("gpu", "  memory", "ok", card_outlook(gpu.memory_bytes))
+    return [seen, room, _sources(asker)]
 
 
 def _sources(asker: Asker) -> Check:
     """Which of the three estimates of energy there will be."""
     sources = {
-        "counter": asker.field("NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION")
-        or asker.ask("nvmlDeviceGetTotalEnergyConsumption"),
+        "counter": asker.energy_j(),
         "average": asker.field("NVML_FI_DEV_POWER_AVERAGE"),
         "usage": asker.ask("nvmlDeviceGetPowerUsage"),
         "instant": asker.field("NVML_FI_DEV_POWER_INSTANT"),
@@ -171,7 +210,9 @@ def _sources(asker: Asker) -> Check:
         "usage": "power (nvmlDeviceGetPowerUsage)",
         "instant": "instantaneous power (field 186)",
     }
+    kept = asker.kept_samples()
     found = ", ".join(f"{text} {'yes' if told[name] else 'no'}" for name, text in words.items())
+    found += f"; driver keeps {kept} power samples for gaps" if kept else "; driver keeps no power samples for gaps"
     if not any(told.values()):
         advice = "no energy can be measured here (virtual GPU, or permissions); see nvidia-smi -q -d POWER"
         return Check("gpu", "  energy", "problem", found, advice, told)
@@ -180,12 +221,14 @@ def _sources(asker: Asker) -> Check:
     return Check("gpu", "  energy", "ok", found, None, told)
 
 
-def _power(asker: Asker, measured: PowerProbe) -> Check:
-    values = {"idle_w": measured.mean_w, "update_period_s": measured.period_s}
+def _power(asker: Asker, measured: PowerProbe, counter_s: float | None) -> Check:
+    values = {"idle_w": measured.mean_w, "update_period_s": measured.period_s, "counter_period_s": counter_s}
     if measured.mean_w is None:
         return Check("gpu", "  power now", "warning", "no reading in the probe", None, values)
     period = "value too still to tell" if measured.period_s is None else f"{measured.period_s * 1000:.0f} ms"
-    return Check("gpu", "  power now", "ok", f"{measured.mean_w:.1f} W; update period: {period}", None, values)
+    tick = "not seen" if counter_s is None else f"{counter_s * 1000:.0f} ms"
+    found = f"{measured.mean_w:.1f} W; update period: {period}; of the energy counter: {tick}"
+    return Check("gpu", "  power now", "ok", found, None, values)
 
 
 def _state(nvml: Any, asker: Asker) -> Check:

@@ -7,11 +7,11 @@ from collections.abc import Iterator
 
 from rayscale.energy.evidence import Evidence
 from rayscale.energy.sensors import SensorWindow
-from rayscale.energy.slow import around
+from rayscale.energy.slow import around, inside
 from rayscale.record import Reason, Verdict
 
-MAX_FAILED_POLLS = 0.01
-"""Share of the polls that may fail."""
+EDGE_LOOK_S = 0.05
+"""How long after a phase the look at its end may come."""
 HARMLESS_THROTTLE = frozenset({"SwPowerCap", "SyncBoost"})
 """A GPU at full load is held by its power cap: the normal state, not a fault."""
 _ESSENTIAL = ("averaged power", "instantaneous power", "power usage", "fields", "reopen")
@@ -56,7 +56,9 @@ def foreign_process(evidence: Evidence) -> Iterator[Reason]:
     if evidence.trace is None:
         return
     t, others = evidence.trace.t, evidence.trace.others
-    within = [set(names.split("+")) - {""} for names in others[evidence.inside] if names is not None]
+    # the look at the phase's end tells who came and went since the one before
+    looks = inside(t, [(start, end + EDGE_LOOK_S) for start, end in evidence.spans])
+    within = [set(names.split("+")) - {""} for names in others[looks] if names is not None]
     if within:
         found = set().union(*within)
     else:
@@ -84,13 +86,21 @@ def nvml_errors(evidence: Evidence) -> Iterator[Reason]:
     faults = Counter(fault for poll in polls if poll for fault in poll.split("; "))
     bad = {fault: n for fault, n in faults.items() if fault.startswith(_ESSENTIAL)}
     failed = sum(any(part in bad for part in poll.split("; ")) for poll in polls if poll)
-    if failed > MAX_FAILED_POLLS * len(polls):
+    if failed > evidence.spec.max_failed_polls * len(polls):
         yield Reason(code="nvml_errors", detail=f"{failed} of {len(polls)} polls failed: {_counts(bad)}")
     else:
         bad = {}
     rest = {fault: n for fault, n in faults.items() if fault not in bad}
     if rest:
         yield Reason(code="unavailable", detail=f"not read at times: {_counts(rest)}", verdict="clean")
+
+
+def backfilled(evidence: Evidence) -> Iterator[Reason]:
+    """Say how much of the power did not come from polls."""
+    count = evidence.train.backfilled if evidence.train is not None else 0
+    if count:
+        detail = f"gaps between polls are filled with {count} power samples of the driver's own buffer"
+        yield Reason(code="backfilled", detail=detail, verdict="clean")
 
 
 def _counts(faults: dict[str, int]) -> str:

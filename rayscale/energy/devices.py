@@ -129,12 +129,18 @@ def refuse_mig(nvml: Any, handle: Any, uuid: str) -> None:
         uuid: Its name in the message.
 
     Raises:
-        EnvironmentUnusableError: If MIG is on.
+        EnvironmentUnusableError: If MIG is on, or the driver does not tell.
     """
+    ask = getattr(nvml, "nvmlDeviceGetMigMode", None)
+    if ask is None:
+        return  # a binding older than MIG
     try:
-        current, _pending = nvml.nvmlDeviceGetMigMode(handle)
-    except nvml.NVMLError:
-        return  # not supported: the GPU has no MIG
+        current, _pending = ask(handle)
+    except nvml.NVMLError as error:
+        if error.value in (nvml.NVML_ERROR_NOT_SUPPORTED, nvml.NVML_ERROR_FUNCTION_NOT_FOUND):
+            return  # a GPU or a driver older than MIG
+        # anything else says nothing about MIG, and the energy of an instance would be taken for the whole GPU's
+        raise EnvironmentUnusableError(f"{uuid}: MIG mode is not told: {error}; expected on or off") from None
     if current:
         raise EnvironmentUnusableError(f"{uuid} is in MIG mode: {MIG_REASON}")
 

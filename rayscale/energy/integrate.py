@@ -2,7 +2,7 @@
 
 The three estimates stay apart until `phase_energy` names one of them `energy_j`. Which one: the counter for RAPL and
 the estimate (power is derived from it there); for NVML the counter if it ran through the window without reset or
-standstill and lies within 10 % of the integral, else the integral.
+standstill and lies near the integral (`energy.max_counter_deviation`), else the integral.
 
     energy ± bound,  bound = edges + gaps + sampling + sensor class        each part by name in `PhaseEnergy`
 """
@@ -16,19 +16,20 @@ from typing import Literal
 
 import numpy as np
 
+from rayscale.energy.agreement import Compared, compare
+from rayscale.energy.layout import MAX_HOLD_PERIODS
 from rayscale.energy.signals import Blur, Counter, Steps, backward_steps, counter_of, forward_steps
-from rayscale.energy.slow import grown_share
+from rayscale.energy.slow import grown_share, inside
 from rayscale.energy.trace import Trace
 from rayscale.record import PhaseEnergy
+from rayscale.spec import EnergySpec
 
-MAX_HOLD_PERIODS = 2.5
-"""A poll vouches for this many periods; longer silence is a gap."""
 MIN_USABLE_COVERAGE = 0.5
 """Below this share of covered time an integral of held samples is guesswork and not given."""
 NORMAL_99 = 2.576
 """Two-sided 99 % point of the normal distribution."""
-CONSISTENT = 0.10
-"""Largest relative distance from the integral at which an NVML counter is still believed."""
+STANDSTILL_UPDATES, LEAST_STANDSTILL_S = 9, 0.9
+"""Default of `energy.max_standstill`: updates of the counter, and at least so long."""
 
 Estimate = Literal["counter", "integral"]
 
@@ -49,8 +50,10 @@ class WindowEnergy:
         square_w2s: Integral of the squared primary power.
         covered_s: Time that power polls vouch for.
         samples: Power polls inside the window.
+        backfilled: Power samples from the driver's own buffer inside the window.
         resets: Resets of the counter that touch the window.
         standstill_s: Longest time in which the counter did not grow.
+        compared: The estimates over the part of the window that all of them have seen.
     """
 
     duration_s: float
@@ -66,6 +69,8 @@ class WindowEnergy:
     standstill_s: float
     gap_bound_j: float | None = None
     sampling_bound_j: float | None = None
+    backfilled: int = 0
+    compared: Compared = Compared()
 
 
 def power_steps(trace: Trace) -> Steps | None:
@@ -137,7 +142,9 @@ def integrate_windows(trace: Trace, windows: Sequence[tuple[float, float]]) -> l
     instant = instant_steps(trace)
     # instantaneous power does not trail as the 1-s average does; counter-only sources have no shape of their own
     shape = (instant or power) if trace.meta.hold == "forward" else None
-    signals = _Signals(power, instant, counter_of(trace.t, trace.energy_j, power, shape))
+    slack, resolution = trace.counter_slack_s, trace.meta.counter_resolution_s
+    counter = counter_of(trace.t, trace.energy_j, power, shape, slack_s=slack, resolution_s=resolution)
+    signals = _Signals(power, instant, counter)
     return [_window(trace, signals, *window) for window in windows]
 
 
@@ -157,7 +164,8 @@ def _window(trace: Trace, signals: _Signals, start: float, end: float) -> Window
     instant_usable = _usable(instant, start, end)
     gap = usable.gap_bound(start, end) if usable else None
     sampling = _sampling_bound(trace, usable, start, end)
-    inside = (trace.t >= start) & (trace.t <= end) & ~(np.isnan(trace.power_w) & np.isnan(trace.instant_w))
+    within = (trace.t >= start) & (trace.t <= end)
+    polled = ~(np.isnan(trace.power_w) & np.isnan(trace.instant_w)) & ~trace.backfilled
     return WindowEnergy(
         duration_s=end - start,
         counter_j=counter_j,
@@ -167,11 +175,13 @@ def _window(trace: Trace, signals: _Signals, start: float, end: float) -> Window
         integral_bound_j=total([usable.edge_bound(start, end), gap, sampling]) if usable else None,
         square_w2s=usable.square(start, end) if usable else None,
         covered_s=power.covered(start, end) if power else 0.0,
-        samples=int(inside.sum()),
+        samples=int(np.sum(within & polled)),
         resets=counter.resets_in(start, end) if counter else 0,
         standstill_s=counter.longest_standstill(start, end) if counter else 0.0,
         gap_bound_j=gap,
         sampling_bound_j=sampling,
+        backfilled=int(np.sum(within & trace.backfilled & np.isfinite(trace.power_w))),
+        compared=compare(usable, instant_usable, counter if counter_j is not None else None, start, end),
     )
 
 
@@ -203,35 +213,50 @@ def _by_counter(trace: Trace, counter: Counter | None, start: float, end: float)
     slack = max_hold(trace)
     if counter is None or start < counter.first - slack or end > counter.last + slack:
         return None, None
-    steps = counter.steps
-    stale = trace.meta.counter_resolution_s * max(steps.at(start), steps.at(end))
-    return steps.energy(start, end), counter.coarse.edge_bound(start, end) + stale
+    return counter.steps.energy(start, end), counter.bound(start, end)
 
 
-def choose_estimate(trace: Trace, windows: Sequence[WindowEnergy]) -> Estimate:
+def choose_estimate(trace: Trace, windows: Sequence[WindowEnergy], spec: EnergySpec | None = None) -> Estimate:
     """Decide which estimate `energy_j` is.
 
     Args:
         trace: The trace.
         windows: The windows that decide, usually those of the `train` phase.
+        spec: Thresholds; None takes the defaults.
 
     Returns:
         `counter` or `integral`.
     """
     if trace.source != "nvml":
         return "counter"
-    counter, integral = total([w.counter_j for w in windows]), total([w.integral_j for w in windows])
-    if counter is None or integral is None:
-        return "integral" if counter is None else "counter"
-    faulty = any(w.resets or w.standstill_s >= standstill_limit(trace) for w in windows)
-    near = abs(counter - integral) <= CONSISTENT * integral
-    return "counter" if near and not faulty else "integral"
+    spec, seen = spec or EnergySpec(), compared_in(windows)
+    if seen.counter_j is None or seen.integral_j is None:
+        return "integral" if seen.counter_j is None else "counter"
+    faulty = any(w.resets or w.standstill_s >= standstill_limit(trace, spec) for w in windows)
+    apart = max(0.0, abs(seen.counter_j - seen.integral_j) - seen.slack_j)
+    return "counter" if apart <= spec.max_counter_deviation * seen.integral_j and not faulty else "integral"
 
 
-def standstill_limit(trace: Trace) -> float:
+def compared_in(windows: Sequence[WindowEnergy]) -> Compared:
+    """Add up what of some windows all estimates have seen."""
+    parts = [window.compared for window in windows]
+    return Compared(
+        counter_j=total([part.counter_j for part in parts]),
+        integral_j=total([part.integral_j for part in parts]),
+        instant_j=total([part.instant_j for part in parts]),
+        slack_j=math.fsum(part.slack_j for part in parts),
+        seconds=math.fsum(part.seconds for part in parts),
+    )
+
+
+def standstill_limit(trace: Trace, spec: EnergySpec) -> float:
     """Say how long a healthy counter of a device that draws power may stand still. Units: s."""
+    if trace.estimated:
+        return math.inf
+    if spec.max_standstill is not None:
+        return spec.max_standstill
     # strictly longer than one 1-s counter read, whose times jitter by a few ms
-    return math.inf if trace.estimated else max(0.9, 9 * trace.meta.counter_resolution_s)
+    return max(LEAST_STANDSTILL_S, STANDSTILL_UPDATES * trace.meta.counter_resolution_s)
 
 
 def phase_energy(trace: Trace, windows: Sequence[tuple[float, float]], estimate: Estimate | None = None) -> PhaseEnergy:
@@ -275,11 +300,19 @@ def phase_energy(trace: Trace, windows: Sequence[tuple[float, float]], estimate:
         sensor_bound_j=bounds.sensor_j,
         mean_w=_over(integral if integral is not None else counter, duration),
         rms_w=math.sqrt(square / duration) if square is not None and duration > 0 else None,
+        sd_w=_sample_sd(trace, windows),
         samples=sum(p.samples for p in parts),
+        backfilled=sum(p.backfilled for p in parts),
         coverage=_over(math.fsum(p.covered_s for p in parts), duration) or 0.0,
         power_capped_share=grown_share(trace.t, trace.power_violation_s, windows),
         thermal_share=grown_share(trace.t, trace.thermal_violation_s, windows),
     )
+
+
+def _sample_sd(trace: Trace, windows: Sequence[tuple[float, float]]) -> float | None:
+    """Standard deviation of the power samples inside some windows (n - 1)."""
+    samples = trace.power_w[inside(trace.t, windows) & np.isfinite(trace.power_w)]
+    return float(np.std(samples, ddof=1)) if len(samples) >= 2 else None
 
 
 @dataclass(frozen=True)

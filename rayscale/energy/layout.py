@@ -16,9 +16,11 @@ Hold = Literal["forward", "backward"]
 
 STREAM, PARQUET = "power.arrows", "power.parquet"
 COLUMNS = tuple(field.name for field in fields(Reading))
-TEXTS = frozenset({"throttle", "others", "fault"})
+TEXTS = frozenset({"throttle", "others", "fault", "origin"})
 """The columns that hold words; all others hold numbers."""
 META_KEY = b"rayscale"
+MAX_HOLD_PERIODS = 2.5
+"""A poll vouches for this many periods; longer silence is a gap."""
 
 
 @dataclass(frozen=True)
@@ -218,7 +220,9 @@ def last_in(tail: bytes) -> Reading | None:
         try:
             message = pa.ipc.read_message(pa.BufferReader(tail[at:]))
             if message.type == "record batch":
-                return Reading(**pa.ipc.read_record_batch(message, schema).to_pylist()[-1])
+                rows = [Reading(**row) for row in pa.ipc.read_record_batch(message, schema).to_pylist()]
+                # a tick of the counter comes between polls and shows nothing else
+                return next((row for row in reversed(rows) if row.counter_slack_s is None), rows[-1])
         except (EOFError, OSError, IndexError, pa.ArrowInvalid):
             pass  # the marker was data, or the batch is not whole: look further back
         at = tail.rfind(b"\xff\xff\xff\xff", 0, at)

@@ -36,13 +36,13 @@ def energy_result(
     Args:
         trace: The power trace.
         phases: The attempt's phases.
-        spec: The energy settings; kept for rules that depend on them.
+        spec: The energy settings: when the counter is believed.
         stats: What the sampler reported; None takes what the trace itself tells.
 
     Returns:
         Energies of all phases by one and the same estimate, which the train phase decides.
     """
-    estimate = choose_estimate(trace, integrate_windows(trace, windows_of(phases, "train")))
+    estimate = choose_estimate(trace, integrate_windows(trace, windows_of(phases, "train")), spec)
     energies: dict[str, PhaseEnergy] = {
         name: phase_energy(trace, windows_of(phases, name), estimate) for name in dict.fromkeys(p.name for p in phases)
     }
@@ -55,9 +55,10 @@ def energy_result(
         estimated=trace.estimated,
         phases=energies,
         net_energy_j=_net(energies.get("train"), idle_w),
+        net_bound_j=_net_bound(energies.get("train"), energies.get(baseline)) if baseline else None,
         net_baseline=baseline,
         idle_w=idle_w,
-        idle_sd_w=_sample_sd(trace, windows_of(phases, baseline)) if baseline else None,
+        idle_sd_w=energies[baseline].sd_w if baseline else None,
         temp_start_c=value_at(trace.t, trace.temperature_c, train[0][0]) if train else None,
         temp_end_c=value_at(trace.t, trace.temperature_c, train[-1][1]) if train else None,
         sampler=(stats or _stats_of(trace)).to_record(),
@@ -126,13 +127,11 @@ def _net(train: PhaseEnergy | None, idle_w: float | None) -> float | None:
     return train.energy_j - idle_w * train.duration_s
 
 
-def _sample_sd(trace: Trace, windows: list[tuple[float, float]]) -> float | None:
-    """Standard deviation of the power samples inside some windows (n - 1)."""
-    inside = np.zeros(len(trace), dtype=bool)
-    for start, end in windows:
-        inside |= (trace.t >= start) & (trace.t <= end)
-    samples = trace.power_w[inside & np.isfinite(trace.power_w)]
-    return float(np.std(samples, ddof=1)) if len(samples) >= 2 else None
+def _net_bound(train: PhaseEnergy | None, idle: PhaseEnergy | None) -> float | None:
+    """Add the baseline's bound, stretched to the length of the training, to that of the training."""
+    if train is None or idle is None or train.bound_j is None or idle.bound_j is None or idle.duration_s <= 0:
+        return None
+    return train.bound_j + idle.bound_j / idle.duration_s * train.duration_s
 
 
 def _stats_of(trace: Trace) -> SamplerStats:

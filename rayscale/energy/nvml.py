@@ -3,12 +3,13 @@
     every poll           averaged power (field 185, else nvmlDeviceGetPowerUsage), instantaneous power (field 186)
     once per second      energy counter (83), time throttled by power (74) and heat (75), temperature, clocks,
     and at edges         event reasons, power limit, clock policy
-    every 5 s, at edges  compute processes, memory errors
+    every 5 s, at edges  compute processes (with those since the last look), memory errors
+    at edges of `train`  the counter's tick (see `ticks`)
 
-Every entry of a field query has its own return code; an entry that failed is None and its error is named in
-`Reading.fault`. What the numbers mean on which architecture is in `sensors`. The counter is read slowly because polling
-it at 10 Hz makes some consumer cards undercount (by 13 % in HotCarbon'26, Dauner et al.); the process list is read
-still more slowly because it holds the driver's lock for milliseconds (MangoHud PR 2104).
+Every entry of a field query has its own return code and time stamp; an entry that failed, or is 5 s old, is None and
+named in `Reading.fault`. What the numbers mean on which architecture is in `sensors`. The counter is read slowly
+because polling it at 10 Hz makes some consumer cards undercount (by 13 % in HotCarbon'26, Dauner et al.); the process
+list is read still more slowly because it holds the driver's lock for milliseconds (MangoHud PR 2104).
 """
 
 from __future__ import annotations
@@ -16,11 +17,13 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
+from rayscale.energy.backfill import DriverSample
 from rayscale.energy.devices import refuse_mig, text
 from rayscale.energy.nvml_calls import NvmlCalls, open_calls
-from rayscale.energy.reader import Reading, Source
+from rayscale.energy.reader import Reading, Source, missing_reading
 from rayscale.energy.sensors import (
     ACCURACY,
     Sensors,
@@ -29,7 +32,8 @@ from rayscale.energy.sensors import (
     instant_window,
     usage_window,
 )
-from rayscale.energy.tenants import foreign_processes
+from rayscale.energy.tenants import Tenants
+from rayscale.energy.ticks import follow_ticks
 from rayscale.errors import EnvironmentUnusableError
 
 COUNTER_RESOLUTION_S = 0.1
@@ -37,6 +41,8 @@ COUNTER_RESOLUTION_S = 0.1
 RARE_PERIOD_S = 5.0
 """Shortest time between two reads of the process list: 0.2 Hz."""
 REOPEN_PERIOD_S = 1.0
+MAX_CLOCK_STEP_S = 0.02
+"""Largest change of the wall clock against CLOCK_MONOTONIC at which the driver's stamps are still believed."""
 IMPLAUSIBLE_LIMITS = 3.0
 """A power of more than this many power limits is a broken read, not a load."""
 
@@ -59,8 +65,11 @@ class NvmlReader:
         *,
         nvml: Any = None,
         clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
+        wall: Callable[[], float] = time.time,
         slow_period_s: float = 1.0,
         pid: int | None = None,
+        departed: bool = True,
         lag_s: float | None = None,
         accuracy: float = ACCURACY,
     ) -> None:
@@ -70,8 +79,11 @@ class NvmlReader:
             device_uuid: `GPU-...`.
             nvml: The binding; None imports `pynvml`.
             clock: CLOCK_MONOTONIC in s.
+            sleep: Waits some s.
+            wall: Wall clock in s since 1970, with which the driver stamps its own samples.
             slow_period_s: Shortest time between two reads of the counter and the slow values, in s.
             pid: The trial's process; without it nobody can tell foreign processes from it.
+            departed: Whether an unknown process that computed and has ended counts as foreign.
             lag_s: How far averaged power trails, in s; None takes the documented window.
             accuracy: Relative accuracy class of the power sensor.
 
@@ -79,11 +91,14 @@ class NvmlReader:
             EnvironmentUnusableError: If there is no such GPU, it is in MIG mode, or it tells neither power nor energy.
         """
         self.device_uuid: str | None = device_uuid
-        self._clock, self._pid = clock, pid
+        self._clock, self._sleep, self._wall = clock, sleep, wall
+        self._tenants = Tenants(pid, departed=departed)
+        self._recent_us = int(1e6 * wall())
+        self._offsets: tuple[float | None, float | None] = (None, None)
         self._slow_period_s = slow_period_s
         self._slow_due = self._rare_due = self._reopen_due = -float("inf")
         self._limit_w: float | None = None
-        self._open = self._opened(nvml, device_uuid)
+        self._open = self._opened(nvml, device_uuid, wall)
         try:
             self._learn(device_uuid, lag_s, accuracy)
         except BaseException:
@@ -91,9 +106,9 @@ class NvmlReader:
             raise
 
     @staticmethod
-    def _opened(nvml: Any, uuid: str) -> NvmlCalls:
+    def _opened(nvml: Any, uuid: str, wall: Callable[[], float]) -> NvmlCalls:
         try:
-            calls = open_calls(nvml, uuid)
+            calls = open_calls(nvml, uuid, wall)
         except EnvironmentUnusableError:
             raise
         except Exception as error:  # the binding's error class is only known once it is loaded
@@ -134,6 +149,7 @@ class NvmlReader:
             _HEAT_TIME: nvml.NVML_FI_DEV_PERF_POLICY_THERMAL,
         }
         answers = calls.fields(wanted)
+        calls.expect_fresh((_AVERAGE, _INSTANT, _ENERGY))
         self._fields = {what: number for what, number in wanted.items() if answers[what] is not None}
         self._calls = {what: call for what, call in self._candidates().items() if self._ask(what, call) is not None}
         missing = calls.take_faults()
@@ -197,6 +213,8 @@ class NvmlReader:
         facts = [f"lag {lag:g} s corrected", "scope GPU", architecture_name(architecture), f"driver {driver}"]
         if driver.startswith("530."):
             facts.append("on driver 530 power has another meaning (SC'24)")
+        if self._open.recent_processes(self._recent_us) is None:
+            facts.append("co-tenants of under 5 s are not seen")
         mode = self._open.call("persistence", "nvmlDeviceGetPersistenceMode")
         facts += [] if mode is None else [f"persistence mode {'on' if mode else 'off'}"]
         facts += [f"not offered: {', '.join(self._missing)}"] if self._missing else []
@@ -221,6 +239,52 @@ class NvmlReader:
         """
         return self._read(slow=True, rare=True)
 
+    def read_ticks(self, edge: Reading) -> list[Reading]:
+        """Wait until the energy counter has grown twice.
+
+        Args:
+            edge: What `read_edge` just gave.
+
+        Returns:
+            One reading per tick, with the counter only; none where there is no counter, or it does not grow.
+        """
+        if edge.energy_j is None:
+            return []
+        ticks = follow_ticks(self._counter_j, (edge.t, edge.energy_j), clock=self._clock, sleep=self._sleep)
+        self._open.take_faults()  # a failed read ends the wait; the regular polls tell of errors
+        return [
+            replace(missing_reading(tick.t, 2 * tick.slack_s), energy_j=tick.energy_j, counter_slack_s=tick.slack_s)
+            for tick in ticks
+        ]
+
+    def driver_samples(self, since: float) -> list[DriverSample]:
+        """Give the driver's own power samples, on this process's clock.
+
+        Args:
+            since: CLOCK_MONOTONIC in s.
+
+        Returns:
+            The samples after it; none where the driver keeps none, power is not polled, or the wall clock was set.
+        """
+        if _AVERAGE not in self._fields and not self._can(_USAGE):
+            return []
+        before, offset = self._offsets[0], self._offset()
+        if before is not None and abs(offset - before) > MAX_CLOCK_STEP_S:
+            self._open.faults.append("driver samples: wall clock was set")
+            return []
+        found = self._open.power_samples(int(1e6 * (since + offset)))
+        samples = [(us / 1e6 - offset, self._power("driver samples", milliwatts)) for us, milliwatts in found]
+        return [DriverSample(t, watts) for t, watts in samples if watts is not None and t > since]
+
+    def _offset(self) -> float:
+        """How far the wall clock is ahead of CLOCK_MONOTONIC. Units: s."""
+        begin = self._clock()
+        return self._wall() - (begin + self._clock()) / 2
+
+    def _counter_j(self) -> float | None:
+        fields = self._open.fields({_ENERGY: self._fields[_ENERGY]} if _ENERGY in self._fields else {})
+        return self._positive(_ENERGY, self._get(_ENERGY) if self._can(_ENERGY) else fields.get(_ENERGY))
+
     def _read(self, *, slow: bool, rare: bool) -> Reading:
         begin = self._clock()
         fields = self._open.fields({w: n for w, n in self._fields.items() if slow or w in _FAST})
@@ -229,6 +293,7 @@ class NvmlReader:
         if slow and self._can(_ENERGY):
             energy = self._get(_ENERGY)
         middle = (begin + self._clock()) / 2
+        self._offsets = self._offsets[1], self._offset()
         values: dict[str, Any] = self._read_slow(fields, energy, begin) if slow else {}
         values |= self._read_rare(begin) if rare else {}
         power, instant = self._power(_AVERAGE, average), self._power(_INSTANT, fields.get(_INSTANT))
@@ -264,7 +329,10 @@ class NvmlReader:
     def _read_rare(self, begin: float) -> dict[str, Any]:
         self._rare_due = begin + RARE_PERIOD_S
         processes = self._get("processes")
-        others = None if processes is None else foreign_processes([int(p.pid) for p in processes], self._pid)
+        others = None
+        if processes is not None:
+            recent, self._recent_us = self._open.recent_processes(self._recent_us) or ((), self._recent_us)
+            others = self._tenants.foreign([int(one.pid) for one in processes], recent)
         return {"others": others, "ecc_errors": _number(self._get("memory errors"))}
 
     def _positive(self, what: str, value: float | None) -> float | None:

@@ -5,12 +5,17 @@ Names come from the installed binding, because numbers have moved between its ve
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rayscale.energy.devices import start_nvml
 
 _VALUE_FIELDS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 _THROTTLE = ("SwPowerCap", "HwSlowdown", "SyncBoost", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
+STALE_S = 5.0
+"""Age at which an entry of a field query is no answer any more; sensors update every 0.02 to 0.1 s."""
+_BELIEVABLE_S = 60.0
 _REOPEN = ("UNINITIALIZED", "DRIVER_NOT_LOADED", "GPU_IS_LOST", "RESET_REQUIRED", "LIB_RM_VERSION_MISMATCH")
 """Errors after which a handle is worth nothing any more."""
 
@@ -18,17 +23,20 @@ _REOPEN = ("UNINITIALIZED", "DRIVER_NOT_LOADED", "GPU_IS_LOST", "RESET_REQUIRED"
 class NvmlCalls:
     """The binding, one GPU's handle, and what has failed since `take_faults`."""
 
-    def __init__(self, nvml: Any, uuid: str) -> None:
+    def __init__(self, nvml: Any, uuid: str, wall: Callable[[], float] = time.time) -> None:
         """Open the GPU.
 
         Args:
             nvml: The binding, initialised.
             uuid: `GPU-...`.
+            wall: Wall clock in s since 1970, with which the driver stamps what it answers.
 
         Raises:
             NVMLError: The binding's own error, if there is no such GPU.
         """
-        self.nvml, self._uuid = nvml, uuid
+        self.nvml, self._uuid, self._wall = nvml, uuid, wall
+        self._fresh = frozenset[str]()
+        self._ages: dict[str, float] = {}
         self.handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
         self.faults: list[str] = []
 
@@ -83,7 +91,62 @@ class NvmlCalls:
         if not 0 <= answer.valueType < len(_VALUE_FIELDS):
             self.faults.append(f"{what}: value of unknown type {answer.valueType}")
             return None
+        stamp = int(getattr(answer, "timestamp", 0))  # us since 1970; 0: not stamped
+        if stamp > 0:
+            self._ages[what] = self._wall() - stamp / 1e6
+            if what in self._fresh and self._ages[what] > STALE_S:
+                self.faults.append(f"{what}: STALE")
+                return None
         return float(getattr(answer.value, _VALUE_FIELDS[answer.valueType]))
+
+    def expect_fresh(self, names: Iterable[str]) -> bool:
+        """Refuse old entries from now on, if the time stamps seen so far are those of a wall clock.
+
+        Args:
+            names: Quantities that must be fresh.
+
+        Returns:
+            Whether the stamps are believed.
+        """
+        wanted = frozenset(names) & self._ages.keys()
+        believed = bool(wanted) and all(abs(self._ages[what]) < _BELIEVABLE_S for what in wanted)
+        self._fresh = wanted if believed else frozenset()
+        return believed
+
+    def power_samples(self, since_us: int) -> list[tuple[int, float]]:
+        """Ask for the driver's own power samples.
+
+        Args:
+            since_us: Wall clock after which samples are wanted, in us since 1970.
+
+        Returns:
+            Wall clock in us and power in mW, ascending; empty where there are none, with the reason among the faults.
+        """
+        answer = self.call("driver samples", "nvmlDeviceGetSamples", self.nvml.NVML_TOTAL_POWER_SAMPLES, since_us)
+        if answer is None or not 0 <= answer[0] < len(_VALUE_FIELDS):
+            return []
+        member = _VALUE_FIELDS[answer[0]]
+        return sorted((int(one.timeStamp), float(getattr(one.sampleValue, member))) for one in answer[1])
+
+    def recent_processes(self, since_us: int) -> tuple[set[int], int] | None:
+        """Ask who computed since a time, by the driver's utilisation samples per process.
+
+        Args:
+            since_us: Wall clock in us since 1970.
+
+        Returns:
+            Process ids, and the time of the newest sample; None where the driver does not tell (no fault).
+        """
+        ask = getattr(self.nvml, "nvmlDeviceGetProcessUtilization", None)
+        if ask is None:
+            return None
+        try:
+            samples = ask(self.handle, since_us)
+        except self.nvml.NVMLError as error:
+            return (set(), since_us) if error.value == self.nvml.NVML_ERROR_NOT_FOUND else None
+        new = [sample for sample in samples if int(sample.timeStamp) > since_us]
+        busy = {int(sample.pid) for sample in new if sample.smUtil or sample.memUtil}
+        return busy, max((int(sample.timeStamp) for sample in new), default=since_us)
 
     def throttle(self) -> str | None:
         """Name what holds the clocks down, joined by `+`."""
@@ -116,12 +179,13 @@ class NvmlCalls:
             self.faults.append(f"reopen: {self.error_name(error)}")
 
 
-def open_calls(nvml: Any, uuid: str) -> NvmlCalls | None:
+def open_calls(nvml: Any, uuid: str, wall: Callable[[], float] = time.time) -> NvmlCalls | None:
     """Start NVML and open a GPU.
 
     Args:
         nvml: The binding; None imports `pynvml`.
         uuid: `GPU-...`.
+        wall: Wall clock in s since 1970.
 
     Returns:
         The calls; None where there is no NVIDIA driver.
@@ -134,7 +198,7 @@ def open_calls(nvml: Any, uuid: str) -> NvmlCalls | None:
     if started is None:
         return None
     try:
-        return NvmlCalls(started, uuid)
+        return NvmlCalls(started, uuid, wall)
     except BaseException:
         started.nvmlShutdown()
         raise

@@ -17,6 +17,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rayscale.energy.punctual import keep_garbage_collection_short
 from rayscale.energy.reader import open_reader
 from rayscale.energy.sampler import Sampler, SamplerStats
 from rayscale.energy.trace import finalize
@@ -154,6 +155,7 @@ def main(arguments: list[str]) -> int:
         parent = os.getppid()
         reader = open_reader(spec, device_uuid=job["device_uuid"], pid=job["pid"])
         sampler = Sampler(reader, Path(job["directory"]), spec.period)
+        keep_garbage_collection_short()
         sampler.start()
     except (RayscaleError, OSError, ValueError, LookupError) as error:
         _tell({"error": str(error)})

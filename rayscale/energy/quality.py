@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 from rayscale.energy.device_rules import (
-    MAX_FAILED_POLLS,
+    backfilled,
     foreign_process,
     limits,
     memory_errors,
@@ -19,7 +19,7 @@ from rayscale.energy.device_rules import (
     throttled,
 )
 from rayscale.energy.evidence import Evidence, Rule
-from rayscale.energy.integrate import integrate_windows, standstill_limit
+from rayscale.energy.integrate import compared_in, integrate_windows, standstill_limit
 from rayscale.energy.measure import windows_of
 from rayscale.energy.sampler import SamplerStats
 from rayscale.energy.trace import Trace
@@ -27,8 +27,6 @@ from rayscale.record import EnergyResult, Phase, Quality, Reason, Verdict, worst
 from rayscale.spec import EnergySpec
 
 __all__ = ["RULES", "Evidence", "Rule", "judge"]
-
-SHORT_PHASE_PERIODS = 5
 
 
 def judge(
@@ -89,20 +87,20 @@ def _coverage(evidence: Evidence) -> Iterator[Reason]:
 
 
 def _disagreement(evidence: Evidence) -> Iterator[Reason]:
-    train = evidence.train
-    if train is None:
-        return
-    estimates = {"counter": train.counter_j, "averaged": train.integral_j, "instantaneous": train.instant_j}
+    seen = compared_in(evidence.windows)
+    estimates = {"counter": seen.counter_j, "averaged": seen.integral_j, "instantaneous": seen.instant_j}
     known = {name: joules for name, joules in estimates.items() if joules is not None and joules > 0}
     if evidence.trace is not None and evidence.bias(evidence.trace.meta.instant) > evidence.spec.max_resonance:
         known.pop("instantaneous", None)  # known to be wrong and named by its own rule; `energy_j` does not use it
-    pairs = [(abs(known[a] / known[b] - 1), a, b) for a, b in combinations(known, 2)]
+    pairs = [(max(0.0, abs(known[a] - known[b]) - seen.slack_j) / known[b], a, b) for a, b in combinations(known, 2)]
     if not pairs:
         return
     apart, one, other = max(pairs)
     if apart > evidence.spec.suspect_disagreement:
         verdict: Verdict = "invalid" if apart > evidence.spec.invalid_disagreement else "suspect"
-        detail = f"{one} {known[one]:.4g} J and {other} {known[other]:.4g} J differ by {apart:.1%}"
+        whole = evidence.train.duration_s if evidence.train is not None else 0.0
+        where = f" in the {seen.seconds:.3g} s between the gaps" if seen.seconds < (1 - 1e-9) * whole else ""
+        detail = f"{one} {known[one]:.4g} J and {other} {known[other]:.4g} J differ by {apart:.1%}{where}"
         yield Reason(code="disagreement", detail=detail, verdict=verdict)
 
 
@@ -111,7 +109,7 @@ def _counter(evidence: Evidence) -> Iterator[Reason]:
     if resets:
         yield Reason(code="counter_reset", detail=f"the energy counter fell {resets} time(s) during the train phase")
     still = max((window.standstill_s for window in evidence.windows), default=0.0)
-    if evidence.trace is not None and still >= standstill_limit(evidence.trace):
+    if evidence.trace is not None and still >= standstill_limit(evidence.trace, evidence.spec):
         yield Reason(code="counter_stale", detail=f"the energy counter stood still for {still:.1f} s")
 
 
@@ -124,15 +122,15 @@ def _sampler(evidence: Evidence) -> Iterator[Reason]:
     if evidence.trace is None:
         return
     polls = evidence.trace.missing[evidence.inside].tolist()
-    if polls and sum(polls) > MAX_FAILED_POLLS * len(polls):
+    if polls and sum(polls) > evidence.spec.max_failed_polls * len(polls):
         why = f" ({stats.first_error})" if stats is not None and stats.first_error else ""
         yield Reason(code="sampler_errors", detail=f"{sum(polls)} of {len(polls)} polls failed{why}")
 
 
 def _short(evidence: Evidence) -> Iterator[Reason]:
-    train, period = evidence.train, evidence.spec.period
-    if evidence.trace is not None and train is not None and train.duration_s < SHORT_PHASE_PERIODS * period:
-        detail = f"the train phase lasts {train.duration_s:.3g} s, under {SHORT_PHASE_PERIODS} sampling periods"
+    train, least = evidence.train, evidence.spec.min_periods
+    if evidence.trace is not None and train is not None and train.duration_s < least * evidence.spec.period:
+        detail = f"the train phase lasts {train.duration_s:.3g} s, under {least:g} sampling periods"
         yield Reason(code="short_phase", detail=detail)
 
 
@@ -159,6 +157,7 @@ RULES: tuple[Rule, ...] = (
     foreign_process,
     memory_errors,
     nvml_errors,
+    backfilled,
     resonance,
 )
 """All rules, in the order in which their reasons are listed."""

@@ -1,8 +1,14 @@
-"""Package energy of Intel and AMD CPUs from the kernel's powercap files (RAPL).
+"""Package and memory energy of Intel and AMD CPUs from the kernel's powercap files (RAPL).
 
-Each package zone has a counter in microjoules that wraps at `max_energy_range_uj`; at 200 W that is about 20 minutes,
-so one wrap between two polls is the most that can happen and is undone here. The zones cover the whole package: what
-other processes draw is in the number, and the method says so.
+    intel-rapl:0           name package-0    counted
+    intel-rapl:0:0         name core         part of the package: not added
+    intel-rapl:0:1         name dram         beside the package: counted
+    intel-rapl:1           name psys         the whole platform, packages included: not added
+    intel-rapl-mmio:0      name package-0    the same package by another register: not added
+
+Each zone has a counter in microjoules that wraps at `max_energy_range_uj`; at 200 W that is about 20 minutes, so one
+wrap between two polls is the most that can happen and is undone here, zone by zone. The zones cover the whole machine:
+what other processes draw is in the number, and the method says so.
 """
 
 from __future__ import annotations
@@ -31,6 +37,20 @@ def package_zones(root: Path = POWERCAP) -> list[Path]:
     return sorted(zone for zone in zones if _zone_name(zone).startswith("package"))
 
 
+def dram_zones(root: Path = POWERCAP) -> list[Path]:
+    """List the memory zones (`intel-rapl:N:M` named `dram`) of the packages; servers have them, most others do not.
+
+    Args:
+        root: The powercap directory.
+
+    Returns:
+        Zone directories, sorted.
+    """
+    # subzones lie inside their zone, but the class directory links to all of them side by side
+    subzones = (zone for package in package_zones(root) for zone in root.glob(f"{package.name}:*"))
+    return sorted(zone for zone in subzones if _zone_name(zone) == "dram")
+
+
 def _zone_name(zone: Path) -> str:
     try:
         return (zone / "name").read_text().strip()
@@ -50,13 +70,13 @@ def rapl_problem(root: Path = POWERCAP) -> str | None:
     zones = package_zones(root)
     if not zones:
         return f"no package zone under {root} (virtual machine, other CPU, or module intel_rapl_common not loaded)"
-    for zone in zones:
+    for zone in [*zones, *dram_zones(root)]:
         try:
             _microjoules(zone / "energy_uj")
         except PermissionError:
             return (
                 f"{zone / 'energy_uj'} is readable by root only (the kernel's guard against power side channels, "
-                f"CVE-2020-8694); an administrator can allow it: chmod a+r {root}/intel-rapl:*/energy_uj"
+                f"CVE-2020-8694); an administrator can allow it until the next boot: chmod -R a+r {root}/intel-rapl:*"
             )
         except (OSError, ValueError) as error:
             return f"{zone / 'energy_uj'}: {error}"
@@ -68,7 +88,7 @@ def _microjoules(file: Path) -> int:
 
 
 class RaplReader:
-    """Reads the sum of all CPU packages."""
+    """Reads the sum of all CPU packages and their memory."""
 
     source: Source = "rapl"
     estimated = False
@@ -78,7 +98,7 @@ class RaplReader:
     def __init__(
         self, root: Path = POWERCAP, *, device_uuid: str | None = None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        """Open all package zones.
+        """Open all package and memory zones.
 
         Args:
             root: The powercap directory.
@@ -94,13 +114,15 @@ class RaplReader:
         self.device_uuid = device_uuid
         self.device_name = cpu_name()
         self._clock = clock
-        zones = package_zones(root)
+        packages, memory = package_zones(root), dram_zones(root)
+        zones = [*packages, *memory]
         self._files = [zone / "energy_uj" for zone in zones]
         self._ranges = [_microjoules(zone / "max_energy_range_uj") for zone in zones]
         self._last = [_microjoules(file) for file in self._files]
         self._total_uj = sum(self._last)
         self._quotient = DifferenceQuotient()
-        self.method = f"RAPL package energy, {len(zones)} package(s), whole machine (other processes included)"
+        dram = f"{len(memory)} dram zone(s)" if memory else "no dram zone: memory is not counted"
+        self.method = f"RAPL energy, {len(packages)} package(s), {dram}; whole machine (other processes included)"
         self.method += blind_spot(device_uuid)
 
     def read(self) -> Reading:

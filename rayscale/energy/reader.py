@@ -41,6 +41,8 @@ class Reading:
         ecc_errors: Uncorrected memory errors since the driver was loaded.
         others: Foreign compute processes on the device, joined by `+`; empty: none.
         fault: What failed in this poll and with which error, joined by `; `.
+        counter_slack_s: Where the counter was seen to grow: how far from `t` that may have been; else None.
+        origin: `driver`: not polled, but from the driver's own buffer (see `backfill`); else None.
     """
 
     t: float
@@ -59,6 +61,8 @@ class Reading:
     ecc_errors: float | None = None
     others: str | None = None
     fault: str | None = None
+    counter_slack_s: float | None = None
+    origin: str | None = None
 
     @property
     def empty(self) -> bool:
@@ -80,7 +84,11 @@ def missing_reading(t: float, latency_s: float) -> Reading:
 
 
 class PowerReader(Protocol):
-    """What the sampler needs. A reader may also have `read_edge()`: a poll that reads everything, however slow."""
+    """What the sampler needs.
+
+    A reader may also have `read_edge()`: a poll that reads everything, however slow; and `read_ticks(edge)`: further
+    polls, after an edge was read, that wait for the tick of its counter; and `driver_samples(since)`: see `backfill`.
+    """
 
     @property
     def source(self) -> Source:
@@ -113,13 +121,14 @@ class PowerReader(Protocol):
         """Let the device go; a second call does nothing."""
 
 
-def open_reader(spec: EnergySpec, *, device_uuid: str | None, pid: int | None) -> PowerReader:
+def open_reader(spec: EnergySpec, *, device_uuid: str | None, pid: int | None, departed: bool = True) -> PowerReader:
     """Open the best reader that the settings allow.
 
     Args:
         spec: `source` and the constants of the estimate.
         device_uuid: `GPU-...`: the GPU, by NVML. Anything else only labels the CPU.
         pid: The trial's process, for the estimate.
+        departed: Whether an unknown process that computed on the GPU and has ended counts as foreign.
 
     Returns:
         An open reader; whoever opened it closes it.
@@ -134,7 +143,7 @@ def open_reader(spec: EnergySpec, *, device_uuid: str | None, pid: int | None) -
     if device_uuid is not None and on_gpu and spec.source in ("auto", "nvml"):
         from rayscale.energy.nvml import NvmlReader
 
-        return NvmlReader(device_uuid, pid=pid, lag_s=spec.lag, accuracy=spec.accuracy)
+        return NvmlReader(device_uuid, pid=pid, departed=departed, lag_s=spec.lag, accuracy=spec.accuracy)
     if spec.source in ("auto", "rapl"):
         from rayscale.energy.rapl import RaplReader, rapl_problem
 

@@ -18,6 +18,9 @@ from dataclasses import asdict, dataclass, fields, replace
 from datetime import datetime
 from pathlib import Path
 
+from rayscale.energy.backfill import GapFiller
+from rayscale.energy.edges import Edge, EdgeListener
+from rayscale.energy.punctual import be_punctual
 from rayscale.energy.reader import PowerReader, Reading, missing_reading
 from rayscale.energy.stream import TraceWriter
 from rayscale.energy.trace import TraceMeta, finalize
@@ -115,7 +118,13 @@ class Sampler:
     """A thread that polls one reader into one trace. Whoever opened the reader closes it."""
 
     def __init__(
-        self, reader: PowerReader, directory: Path, period_s: float, *, clock: Callable[[], float] = time.monotonic
+        self,
+        reader: PowerReader,
+        directory: Path,
+        period_s: float,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        beat: Callable[[float], None] | None = None,
     ) -> None:
         """Bind; nothing is started.
 
@@ -124,7 +133,9 @@ class Sampler:
             directory: The attempt's directory.
             period_s: Time between polls, in s.
             clock: CLOCK_MONOTONIC in s.
+            beat: Told the time after each poll, whether it brought anything or not: the sampler's heartbeat.
         """
+        self._beat = beat
         self._reader, self._directory, self._period_s, self._clock = reader, Path(directory), period_s, clock
         self._thread = threading.Thread(target=self._run, name="power-sampler", daemon=True)
         self._lock = threading.Lock()  # readers and the writer are not made for two threads (`mark`)
@@ -136,6 +147,8 @@ class Sampler:
         self._began = self._ended = math.nan
         self._stats: SamplerStats | None = None
         self._writer: TraceWriter
+        self._door: EdgeListener
+        self._gaps: GapFiller
         self._slow: Reading | None = None
         self.last: Reading | None = None
         """The newest poll that brought anything; what is read only once a second is carried over from that poll."""
@@ -151,6 +164,8 @@ class Sampler:
             self._writer = TraceWriter(self._directory, meta)
         except OSError as error:
             raise EnvironmentUnusableError(f"{self._directory}: cannot write the power trace: {error}") from None
+        self._gaps = GapFiller(self._reader, meta, self._writer.resumed_t)
+        self._door = EdgeListener(self._directory)
         self._thread.start()
         if not self._first.wait(_START_TIMEOUT_S):
             raise EnvironmentUnusableError(f"{self._reader.method}: no answer within {_START_TIMEOUT_S:g} s")
@@ -159,13 +174,16 @@ class Sampler:
         """Tell whether the thread samples."""
         return self._thread.is_alive()
 
-    def mark(self) -> Reading:
+    def mark(self, *, tick: bool = False) -> Reading:
         """Take an extra poll right now, as the edge of a phase.
+
+        Args:
+            tick: Whether to wait for the tick of the energy counter, where the reader can.
 
         Returns:
             The poll.
         """
-        return self._take(edge=True)
+        return self._take(edge=True, tick=tick)
 
     def stop(self) -> SamplerStats:
         """Take one last poll, close the trace and turn it into parquet.
@@ -176,14 +194,18 @@ class Sampler:
         if self._stats is None:
             died = not self._thread.is_alive()
             self._halt.set()
+            self._door.wake()
             self._thread.join(_STOP_TIMEOUT_S)
             hung = self._thread.is_alive()  # stuck in a driver call: the trace ends where it is
+            if not hung:
+                self._door.close()
             self._stats = self._summary(died or hung, self._finish())
         return self._stats
 
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        be_punctual()
         self._began = self._clock()
         self._take(edge=True)
         self._first.set()
@@ -192,22 +214,43 @@ class Sampler:
             due = next_tick(tick, self._clock() - self._began, self._period_s)
             self._missed += due - tick - 1
             tick, deadline = due, self._began + due * self._period_s
-            if self._halt.wait(max(0.0, deadline - self._clock())):
+            edge = self._door.wait(deadline - self._clock())
+            if self._halt.is_set():
                 break
+            if edge is not None:
+                tick = self._serve(edge, tick)
+                continue
             self._late.append(self._clock() - deadline)
             self._take(edge=False)
         self._take(edge=True)
         self._ended = self._clock()
         self._cpu_s = time.thread_time()
 
-    def _take(self, *, edge: bool) -> Reading:
+    def _serve(self, edge: Edge, due: int) -> int:
+        """Read an edge of a phase; deadlines that pass meanwhile are not missed, they lie between phases.
+
+        Returns:
+            The last deadline that is done with; `due` itself may still be to come.
+        """
+        self._take(edge=True, tick=edge.tick)
+        self._door.answer(edge)
+        return max(due - 1, int((self._clock() - self._began) / self._period_s))
+
+    def _take(self, *, edge: bool, tick: bool = False) -> Reading:
         with self._lock:
             reading = self._poll(edge)
+            if self._beat is not None:
+                self._beat(self._clock())
             self._polls += 1
             self._latency.append(reading.latency_s)
             if not reading.empty:
                 self.last = self._completed(reading)
-            self._writer.append(reading)
+            for row in [*self._filled(reading), reading]:
+                self._writer.append(row)
+            for further in self._ticks(reading) if tick else ():
+                self._polls += 1
+                self._writer.append(further)
+                self._gaps.pause(further.t)
             oldest = self._writer.oldest_pending
             if oldest is not None and self._clock() - oldest + self._period_s > FLUSH_S:
                 self._writer.flush()
@@ -224,6 +267,24 @@ class Sampler:
         return replace(
             reading, temperature_c=slow.temperature_c, sm_clock_mhz=slow.sm_clock_mhz, throttle=slow.throttle
         )
+
+    def _filled(self, reading: Reading) -> Sequence[Reading]:
+        try:
+            return self._gaps.before(reading)
+        except Exception as error:  # as in `_poll`: the gap stays one, and coverage tells
+            self._first_error = self._first_error or f"{type(error).__name__}: {error}"
+            return ()
+
+    def _ticks(self, edge: Reading) -> Sequence[Reading]:
+        read_ticks = getattr(self._reader, "read_ticks", None)
+        if read_ticks is None:
+            return ()
+        try:
+            ticks: Sequence[Reading] = read_ticks(edge)
+        except Exception as error:  # as in `_poll`: without ticks the counter is less sharp, nothing more
+            self._first_error = self._first_error or f"{type(error).__name__}: {error}"
+            return ()
+        return ticks
 
     def _poll(self, edge: bool) -> Reading:
         read = getattr(self._reader, "read_edge", self._reader.read) if edge else self._reader.read

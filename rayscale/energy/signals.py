@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayscale.energy.sensors import SensorWindow
+from rayscale.energy.ticks import align_reads
 
 Array = NDArray[np.float64]
 
@@ -209,6 +210,8 @@ class Counter:
         resets: Indices of the intervals in which the counter fell.
         rises: Growth between successive reads (negative at a reset).
         times: Times of the reads.
+        late: How much before its time each read may have become true.
+        slack: How far either way, for reads beside a tick.
     """
 
     steps: Steps
@@ -218,6 +221,28 @@ class Counter:
     resets: NDArray[np.intp]
     rises: Array
     times: Array
+    late: Array
+    slack: Array
+
+    def bound(self, start: float, end: float) -> float:
+        """Bound what the edges of a window leave open. Units: J.
+
+        Where an edge cuts an interval between reads, the power may have changed anywhere in it; and the reads
+        themselves are somewhat old. Two reads that are old to an unknown degree err against each other, so only the
+        worse one counts; beside ticks the error goes either way, so both count.
+        """
+        (late_start, slack_start), (late_end, slack_end) = self._age_j(start), self._age_j(end)
+        return self.coarse.edge_bound(start, end) + max(late_start, late_end) + slack_start + slack_end
+
+    def _age_j(self, edge: float) -> tuple[float, float]:
+        """Energy by which the reads around an edge may be old: in one direction, and in both. Units: J."""
+        right = int(np.clip(np.searchsorted(self.times, edge, side="right"), 1, len(self.times) - 1))
+        before, after = self.times[right - 1], self.times[right]
+        share = float(np.clip((edge - before) / (after - before), 0.0, 1.0))
+        late, slack = ((1 - share) * one[right - 1] + share * one[right] for one in (self.late, self.slack))
+        reach = max(late, slack)
+        power = max(self.steps.at(edge - reach), self.steps.at(edge), self.steps.at(edge + reach))
+        return float(late * power), float(slack * power)
 
     def longest_standstill(self, start: float, end: float) -> float:
         """Give the longest time within a window in which the counter did not grow. Units: s."""
@@ -234,7 +259,15 @@ class Counter:
         return int(np.sum((self.times[self.resets + 1] > start) & (self.times[self.resets] < end)))
 
 
-def counter_of(t: Array, energy_j: Array, power: Steps | None, shape: Steps | None = None) -> Counter | None:
+def counter_of(
+    t: Array,
+    energy_j: Array,
+    power: Steps | None,
+    shape: Steps | None = None,
+    *,
+    slack_s: Array | None = None,
+    resolution_s: float = 0.0,
+) -> Counter | None:
     """Turn counter reads into mean power between them.
 
     Args:
@@ -242,14 +275,17 @@ def counter_of(t: Array, energy_j: Array, power: Steps | None, shape: Steps | No
         energy_j: The counter in J; NaN = not read.
         power: Held power, which fills the interval of a reset.
         shape: Power polled more often than the counter; None: the counter grows evenly between reads.
+        slack_s: Half-width of the time of a tick, in s; NaN: a plain read. None: all are.
+        resolution_s: How old a plain read may be, in s.
 
     Returns:
         The counter; None with fewer than two reads, or with a reset that nothing can fill.
     """
     known = np.isfinite(energy_j)
-    times, reads = t[known], energy_j[known]
-    distinct = np.append(True, np.diff(times) > 0) if len(times) else known[:0]
-    times, reads = times[distinct], reads[distinct]
+    distinct = np.append(True, np.diff(t[known]) > 0) if known.any() else known[:0]
+    slack = np.full(len(t), np.nan) if slack_s is None else slack_s
+    aligned = align_reads(t[known][distinct], energy_j[known][distinct], slack[known][distinct], resolution_s)
+    times, reads = aligned.times, aligned.energy_j
     if len(times) < 2:
         return None
     rises = np.diff(reads)
@@ -261,7 +297,8 @@ def counter_of(t: Array, energy_j: Array, power: Steps | None, shape: Steps | No
         filled[index] = power.energy(times[index], times[index + 1]) if power is not None else np.nan
     coarse = _mean_steps(times, filled)
     steps = _shaped(times, filled, shape) if shape is not None else coarse
-    return Counter(steps, coarse, float(times[0]), float(times[-1]), fallen, rises, times)
+    first, last = float(times[0]), float(times[-1])
+    return Counter(steps, coarse, first, last, fallen, rises, times, aligned.late, aligned.slack)
 
 
 def _mean_steps(times: Array, energies: Array) -> Steps:

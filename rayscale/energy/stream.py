@@ -29,7 +29,9 @@ class TraceWriter:
         directory.mkdir(parents=True, exist_ok=True)
         path = directory / STREAM
         content = path.read_bytes() if path.exists() else b""
-        _, _, self._size = parse_stream(content)
+        _, batches, self._size = parse_stream(content)
+        self.resumed_t: float | None = batches[-1].to_pylist()[-1]["t"] if batches else None
+        """Time of the last poll of the sampler before this one. Units: s, CLOCK_MONOTONIC."""
         self._schema = schema_of(meta)
         self._pending: list[Reading] = []
         self._file = path.open("ab", buffering=0)

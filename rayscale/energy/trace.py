@@ -33,7 +33,7 @@ _TAIL_BYTES = 1 << 16
 class Trace:
     """All polls in time order. Units: s (CLOCK_MONOTONIC), W, J, degrees Celsius, MHz; NaN = missing.
 
-    The columns are those of `Reading`; `throttle`, `others` and `fault` hold strings, None = unknown.
+    The columns are those of `Reading`; `throttle`, `others`, `fault` and `origin` hold strings, None = unknown.
     """
 
     t: Array
@@ -52,6 +52,8 @@ class Trace:
     ecc_errors: Array
     others: NDArray[np.object_]
     fault: NDArray[np.object_]
+    counter_slack_s: Array
+    origin: NDArray[np.object_]
     meta: TraceMeta
 
     def __len__(self) -> int:
@@ -76,6 +78,11 @@ class Trace:
     def period_s(self) -> float:
         """Time between polls. Units: s."""
         return self.meta.period_s
+
+    @cached_property
+    def backfilled(self) -> NDArray[np.bool_]:
+        """Which rows are no polls but power from the driver's own buffer."""
+        return np.array([origin is not None for origin in self.origin], dtype=bool)
 
     @cached_property
     def missing(self) -> NDArray[np.bool_]:
@@ -170,7 +177,7 @@ def _read_parquet(path: Path) -> Any:
 
     try:
         with pq.ParquetFile(path) as file:  # `read_table` would import pandas
-            return file.read(columns=list(COLUMNS))
+            return file.read(columns=[name for name in COLUMNS if name in file.schema_arrow.names])
     except (OSError, pa.ArrowException) as error:
         raise InputError(f"{path}: unreadable power trace: {str(error).splitlines()[0]}") from None
 

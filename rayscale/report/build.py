@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayscale.ledger import Ledger
 from rayscale.report import overview, tables
+from rayscale.report.cells import Table
 from rayscale.report.figures import Group, ReportFigure, report_figures
-from rayscale.report.findings import findings, methods_of, notes_of_all
+from rayscale.report.findings import findings, notes_of_all
 from rayscale.report.gather import ReportData, gather
 from rayscale.report.limits import limits
+from rayscale.report.sections import SectionBuilder, extra_sections
+from rayscale.report.stat_tables import stopped_table
+from rayscale.report.words import methods_of, order_of, stopped_of
 
 if TYPE_CHECKING:
     from jinja2 import Environment
@@ -41,16 +45,36 @@ def build_report(ledger: Ledger, analysis: Mapping[str, Any], destination: Path)
     return destination
 
 
-def render(data: ReportData) -> str:
+def report_in_ledger(ledger: Ledger, analysis: Mapping[str, Any]) -> str:
+    """Write the report of a sweep into its ledger, wherever that lies.
+
+    Args:
+        ledger: The sweep's ledger.
+        analysis: As for `build_report`.
+
+    Returns:
+        Where it is, for people.
+    """
+    written = build_report(ledger, analysis, ledger.root / "report.html")
+    if ledger.remote:
+        ledger.storage.write("report.html", written.read_bytes())
+    return f"{ledger}/report.html"
+
+
+def render(data: ReportData, builders: Sequence[SectionBuilder] | None = None) -> str:
     """Fill the page's template.
 
     Args:
         data: The sweep.
+        builders: Further sections; None takes the house's own.
 
     Returns:
         The page.
     """
     figures = report_figures(data)
+    groups = {group: [figure for figure in figures if figure.group == group] for group in _groups(figures)}
+    sections = extra_sections(data, builders)
+    figures = [*figures, *(figure for section in sections for figure in section.figures)]
     found = findings(data)
     return (
         templates()
@@ -61,8 +85,13 @@ def render(data: ReportData) -> str:
             facts=overview.facts(data),
             trust=overview.trust(data) if data.records else None,
             findings=found,
+            warnings=list(dict.fromkeys(finding.warning for finding in found if finding.warning))[:1],
+            stopped=stopped_of(data),
+            stopped_tables=_stopped_tables(data),
+            order=order_of(data),
             figures=figures,
-            groups={group: [figure for figure in figures if figure.group == group] for group in _groups(figures)},
+            groups=groups,
+            sections=sections,
             svg={figure.slug: figure.svg() for figure in figures},
             trials=tables.trials_table(data),
             failures=tables.failures_table(data),
@@ -74,6 +103,12 @@ def render(data: ReportData) -> str:
             limits=limits(data),
         )
     )
+
+
+def _stopped_tables(data: ReportData) -> list[Table]:
+    part = data.analysis.get("sequential")
+    table = stopped_table(data.measure(str(part["dv"])), part) if part else None
+    return [table] if table and table.rows else []
 
 
 def _groups(figures: list[ReportFigure]) -> list[Group]:

@@ -32,7 +32,8 @@ if TYPE_CHECKING:
 
     from rayscale.ledger import Ledger
 
-Group = Literal["tokens", "power", "order", "time"]
+Group = Literal["tokens", "power", "order", "time", "section"]
+"""`section`: the figure stands in a section of `sections.py`."""
 
 
 @dataclass(frozen=True)
@@ -328,7 +329,7 @@ def _trace(ledger: Ledger, record: Record) -> plot_power.PowerTrace | None:
     from rayscale.energy.trace import read_trace
 
     try:
-        trace = read_trace(ledger.attempt_directory(record.trial_key, record.attempt))
+        trace = read_trace(ledger.fetched_attempt(record.trial_key, record.attempt))
     except InputError:
         return None
     if not record.phases or not np.isfinite(trace.power_w).any():

@@ -51,7 +51,7 @@ def _unfinished(data: ReportData) -> str:
     one = missing == 1
     return (
         f"{missing} of {data.status.planned} planned trials {'has' if one else 'have'} no result. Repetitions with a "
-        "missing trial cannot enter the repeated-measures analysis."
+        "missing trial cannot enter the comparison within repetitions."
     )
 
 

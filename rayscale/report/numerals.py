@@ -133,12 +133,13 @@ class Scale:
     decimals: int
 
     @classmethod
-    def fitting(cls, values: Iterable[Any], digits: int = 4) -> Scale:
+    def fitting(cls, values: Iterable[Any], digits: int = 4, smallest: int = -2) -> Scale:
         """Choose the scale of a column.
 
         Args:
             values: Its numbers; unavailable ones do not count.
             digits: Significant digits of the largest.
+            smallest: Power of ten below which numbers are scaled; higher where there is little room.
 
         Returns:
             The scale.
@@ -147,7 +148,7 @@ class Scale:
         if not magnitudes:
             return cls(0, 0)
         top = exponent(max(magnitudes))
-        power = 0 if -2 <= top < 7 else top
+        power = 0 if smallest <= top < 7 else top
         if all(size == int(size) for size in magnitudes) and not power:
             return cls(0, 0)
         return cls(power, max(0, digits - 1 - (top - power)))

@@ -64,7 +64,7 @@ def facts(data: ReportData) -> list[Fact]:
         Fact("Model", _model(spec, data.records)),
         Fact("Data", _data(spec.data)),
         Fact("Design", _design(spec)),
-        Fact("Device", _counted(f"{record.device.name} on {record.device.host}" for record in data.records)),
+        Fact("Device", _device(data.records)),
         Fact("When", _dates(data.records)),
         Fact("Made with", _versions(data)),
     ]
@@ -82,7 +82,12 @@ def state(data: ReportData) -> str:
     """
     status = data.status
     parts = [f"{status.completed} of {status.planned} trials completed"]
-    for count, word in ((status.failed, "failed"), (status.running, "running"), (status.pending, "not yet run")):
+    for count, word in (
+        (status.failed, "failed"),
+        (status.running, "running"),
+        (status.pending, "not yet run"),
+        (status.not_needed, "not needed"),
+    ):
         if count:
             parts.append(f"{count} {word}")
     return ", ".join(parts)
@@ -110,7 +115,7 @@ def trust(data: ReportData) -> Trust:
 
 
 def _model(spec: SweepSpec, records: tuple[Record, ...]) -> str:
-    origin = spec.model.pretrained or f"{(spec.model.config or {}).get('model_type', 'llama')}, random weights"
+    origin = spec.model.pretrained or f"{(spec.model.fields or {}).get('model_type', 'llama')}, random weights"
     params = sorted({record.training.params for record in records})
     if not params:
         return origin
@@ -136,6 +141,19 @@ def _design(spec: SweepSpec) -> str:
         factors.append(f"{name} {' / '.join(words)}")
     order = spec.design.order.replace("_", " ")
     return f"{' × '.join(factors)}; {spec.design.repetitions} repetitions; {order}, seed {spec.design.seed}"
+
+
+def _device(records: tuple[Record, ...]) -> str:
+    """Name the devices: `3 × NVIDIA A100 on gpu-box (36 trials)`, the most used first."""
+    trials = Counter((record.device.name, record.device.host) for record in records)
+    uuids: dict[tuple[str, str], set[str]] = {}
+    for record in records:
+        uuids.setdefault((record.device.name, record.device.host), set()).add(record.device.uuid)
+    return "; ".join(
+        f"{f'{len(uuids[key])} × ' if len(uuids[key]) > 1 else ''}{key[0]} on {key[1]}"
+        + (f" ({count} trials)" if len(trials) > 1 else "")
+        for key, count in trials.most_common()
+    )
 
 
 def _counted(texts: object) -> str:
@@ -195,7 +213,8 @@ def _coverage(trains: list[PhaseEnergy]) -> str:
     samples = sorted(phase.samples for phase in trains)
     low, high = (f"{100 * share:.4g}" for share in (shares[0], shares[-1]))
     share = high if low == high else f"{low} to {high}"
-    return f"power samples cover {share} % of the training phases ({samples[0]} to {samples[-1]} samples each)"
+    count = f"{samples[0]} to {samples[-1]}" if samples[0] != samples[-1] else str(samples[0])
+    return f"power samples cover {share} % of the training phases ({count} samples each)"
 
 
 def _bound(trains: list[PhaseEnergy]) -> str:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+SIDE_BY_SIDE = 16
+"""Characters of a label up to which two of them stand side by side above a panel."""
+
 
 @dataclass(frozen=True)
 class Point:
@@ -131,7 +134,7 @@ def against_tokens(
     Returns:
         Every trial as a dot, the trials of a repetition connected, the means with their intervals in ink.
     """
-    scale = Scale.fitting([point.value for point in points])
+    scale = Scale.fitting([point.value for point in points], smallest=-1)  # labels stand between the dots
     points = [replace(point, value=point.value / 10.0**scale.power) for point in points]
     centres = {key: centre.scaled(10.0**-scale.power) for key, centre in centres.items()}
     places = places_of(points, rests)
@@ -206,7 +209,10 @@ def _rest_legend(figure: Figure, rests: Sequence[str]) -> None:
         Line2D([], [], marker=MARKERS[index % len(MARKERS)], linestyle="", markersize=5, color=MUTED, label=rest)
         for index, rest in enumerate(rests)
     ]
-    figure.legend(handles=handles, loc="outside upper left", ncols=2, handletextpad=0.1)
+    longest = max(len(rest) for rest in rests)
+    figure.legend(
+        handles=handles, loc="outside upper left", ncols=2 if longest <= SIDE_BY_SIDE else 1, handletextpad=0.1
+    )
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from rayscale.analysis.resample import Spread, spread
+from rayscale.analysis.sampling_period import Spread, spread
 from rayscale.quantities import format_count, format_duration
 from rayscale.report.plotting import INK, MUTED, WIDE, LevelColours, head, new_figure, tokens_legend
 from rayscale.resampling_view import TrialView

@@ -10,10 +10,12 @@ from rayscale.spec.base import Duration, Positive, Section
 
 
 class SettleSpec(Section):
-    """Waiting for the device to be back near its temperature at the block's start."""
+    """Waiting for the device to be back near its temperature and power at the block's start."""
 
     max_rise_c: Positive = 5.0
     """Largest allowed temperature above the block's first trial, in degrees Celsius."""
+    max_rise_w: Positive = 10.0
+    """Largest allowed power above the block's first trial before the trial begins, in watts."""
     timeout: Duration = 120.0
     """Longest wait; when it passes the trial starts all the same and is flagged."""
 
@@ -46,6 +48,11 @@ class EnergySpec(Section):
     """Relative disagreement of the energy estimates that makes a trial suspect."""
     invalid_disagreement: Positive = 0.10
     """Relative disagreement of the energy estimates that makes a trial invalid."""
+    max_counter_deviation: Positive = 0.10
+    """Relative distance from the integral of power up to which a GPU's energy counter is believed and is the energy."""
+    max_standstill: Annotated[Duration, Field(gt=0)] | None = None
+    """How long the energy counter may stand still before it counts as faulty; null: nine of its updates, at least
+    0.9 s."""
     lag: Duration | None = None
     """How far the GPU's averaged power trails what it describes; null: by the sensor's documented window."""
     accuracy: float = Field(default=0.05, ge=0, lt=1)
@@ -54,5 +61,9 @@ class EnergySpec(Section):
     """Share of the training phase in which the device may be slowed down; above it the trial is suspect."""
     max_limit_change: float = Field(default=0.005, ge=0)
     """Relative change of power limit or clock policy during training that makes a trial suspect."""
+    max_failed_polls: float = Field(default=0.01, ge=0, le=1)
+    """Share of the polls in the training phase that may fail; above it the trial is suspect."""
+    min_periods: float = Field(default=5, ge=1)
+    """Sampling periods that a training phase must last; a shorter one is suspect."""
     max_resonance: Positive = 0.03
     """Relative bias that step time and part-time sensor may cause in resonance; above it the trial is suspect."""

@@ -1,4 +1,4 @@
-"""The sections around the trials: design, resources, analysis, tracking, report."""
+"""The sections around the trials: design, resources, budget, analysis, tracking, report."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ class StopSpec(Section):
 
     dv: str
     """The measure that is tested; one of `analysis.dv`."""
+    effect: str | None = None
+    """What is tested: a factor, or an interaction such as `tokens:train.precision`; null: `tokens`."""
     after: list[int] = Field(min_length=1)
     """Numbers of complete blocks at which to look, ascending. The end of the sweep is always the last look."""
     spending: Literal["obrien_fleming", "pocock"] = "obrien_fleming"
@@ -69,6 +71,12 @@ class DesignSpec(Section):
             raise ValueError(f"stop.after: expected looks at no more than `repetitions` ({self.repetitions}) blocks")
         if self.stop is not None and all(len(levels) < 2 for levels in self.factors.values()):
             raise ValueError("stop: expected a factor with at least two levels; there is nothing to test")
+        varied = [name for name, levels in self.factors.items() if len(levels) > 1]
+        named = self.stop.effect.split(":") if self.stop is not None and self.stop.effect is not None else []
+        if not set(named) <= set(varied) or len(set(named)) < len(named):
+            raise ValueError(f"stop.effect: expected one of {', '.join(varied)}, or several joined by `:`")
+        if len(named) > 1 and self.stop is not None and self.stop.target_halfwidth is not None:
+            raise ValueError("stop.target_halfwidth: expected one factor in stop.effect; an interaction has no levels")
         return self
 
 
@@ -87,6 +95,13 @@ class ResourcesSpec(Section):
     """Longest attempt; a trial that hangs past it is killed and counts as failed."""
 
 
+class RatioMargin(Section):
+    """An equivalence margin as a ratio of two levels."""
+
+    ratio: float = Field(gt=1, allow_inf_nan=False)
+    """Two levels count as equal if each is less than this many times the other."""
+
+
 class AnalysisSpec(Section):
     """What is tested, declared before the runs."""
 
@@ -102,8 +117,9 @@ class AnalysisSpec(Section):
     """Verdicts whose trials the analysis leaves out (it says how many)."""
     scale: Literal["raw", "log"] = "raw"
     """Primary scale, declared before the runs: log compares ratios, raw differences. Both are always computed."""
-    equivalence: dict[str, Positive] = Field(default={})
-    """Margin per dependent variable, in its units: pairs of levels are tested for differing by less (TOST)."""
+    equivalence: dict[str, Positive | RatioMargin] = Field(default={})
+    """Margin per dependent variable, in its units or as {ratio: 1.05}: pairs of levels are tested for differing by less
+    (TOST), the ratio on the log scale."""
 
     @model_validator(mode="after")
     def _known_margins(self) -> AnalysisSpec:
@@ -120,15 +136,64 @@ class TrackingSpec(Section):
     """Tracking server; null: a sqlite file beside the ledger."""
 
 
+class RegionSpec(Section):
+    """A grid whose carbon intensity the sweep's energy is shown with, beside others."""
+
+    name: str
+    """Name of the region, as it is shown."""
+    g_per_kwh: float | None = Field(default=None, ge=0)
+    """Grid carbon intensity in g CO2e per kWh; null: looked up by `code`."""
+    code: str | None = None
+    """ISO 3166 country, with a region where known: `DE`, `CAN/quebec`, `USA/west virginia` (needs rayscale[carbon])."""
+    source: str | None = None
+    """Where the intensity comes from."""
+    year: int | None = None
+    """Year that it describes."""
+
+    @model_validator(mode="after")
+    def _some_intensity(self) -> RegionSpec:
+        if (self.g_per_kwh is None) == (self.code is None):
+            raise ValueError("expected either `g_per_kwh` (with source and year) or `code` (rayscale[carbon])")
+        return self
+
+
+class BudgetSpec(Section):
+    """Hard caps on what the whole sweep may take, failed attempts included; no block starts that would exceed one."""
+
+    gpu_hours: Positive | None = None
+    """Device-hours; on a CPU machine hours of the CPU."""
+    kwh: Positive | None = None
+    """Energy of the devices in kWh, without PUE."""
+    money: Positive | None = None
+    """Cost by `report.price_per_kwh` (times PUE) and `report.price_per_gpu_hour`, in their currency."""
+
+    @property
+    def given(self) -> dict[str, float]:
+        """The caps that are set."""
+        return {name: value for name, value in self.model_dump().items() if value is not None}
+
+
 class ReportSpec(Section):
     """Figures that turn energy into carbon and money. What is not given stays null."""
 
     grid_g_per_kwh: float | None = Field(default=None, ge=0)
     """Grid carbon intensity in g CO2e per kWh."""
     country: str | None = None
-    """ISO 3166 code, for the report's head."""
+    """ISO 3166 code; without `grid_g_per_kwh` the intensity is looked up by it (needs rayscale[carbon])."""
+    grid_source: str | None = None
+    """Where `grid_g_per_kwh` comes from."""
+    grid_year: int | None = None
+    """Year that it describes."""
+    regions: list[RegionSpec] = Field(default=[])
+    """Further grids to show the same energy with, side by side."""
     pue: float = Field(default=1.0, ge=1)
     """Power usage effectiveness of the building."""
+    pue_source: str | None = None
+    """Where `pue` comes from."""
+    pue_year: int | None = None
+    """Year that it describes."""
+    currency: str | None = None
+    """Currency of the prices, e.g. EUR."""
     price_per_kwh: float | None = Field(default=None, ge=0)
     """Price of electricity."""
     price_per_gpu_hour: float | None = Field(default=None, ge=0)

@@ -10,7 +10,7 @@ from pydantic import field_validator, model_validator
 
 from rayscale.spec.base import TRIAL_SECTIONS, Level, Section
 from rayscale.spec.energy import EnergySpec
-from rayscale.spec.study import AnalysisSpec, DesignSpec, ReportSpec, ResourcesSpec, TrackingSpec
+from rayscale.spec.study import AnalysisSpec, BudgetSpec, DesignSpec, ReportSpec, ResourcesSpec, TrackingSpec
 from rayscale.spec.trial import DataSpec, EvalSpec, ModelSpec, TrainSpec
 
 
@@ -26,6 +26,7 @@ class SweepSpec(Section):
     eval: EvalSpec = EvalSpec()
     energy: EnergySpec = EnergySpec()
     resources: ResourcesSpec = ResourcesSpec()
+    budget: BudgetSpec = BudgetSpec()
     analysis: AnalysisSpec = AnalysisSpec()
     tracking: TrackingSpec = TrackingSpec()
     report: ReportSpec = ReportSpec()
@@ -45,6 +46,8 @@ class SweepSpec(Section):
             )
         if self.design.stop is not None and self.design.stop.dv not in self.analysis.dv:
             raise ValueError(f"design.stop.dv: expected one of analysis.dv ({', '.join(self.analysis.dv)})")
+        if self.budget.money and self.report.price_per_kwh is None and self.report.price_per_gpu_hour is None:
+            raise ValueError("budget.money: expected report.price_per_kwh or report.price_per_gpu_hour beside it")
         return self
 
     @property

@@ -2,16 +2,46 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from rayscale.spec.base import Count, Duration, Positive, Section, Size
 
+PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
+    {
+        "tiny": {
+            "model_type": "llama",
+            "hidden_size": 128,
+            "num_hidden_layers": 4,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "intermediate_size": 384,
+            "tie_word_embeddings": True,
+        },
+        "tinyllama-1.1b": {
+            "model_type": "llama",
+            "vocab_size": 32000,
+            "hidden_size": 2048,
+            "num_hidden_layers": 22,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 4,
+            "intermediate_size": 5632,
+            "tie_word_embeddings": False,
+        },
+    }
+)
+"""Shapes by name: `tiny` for a laptop (0.8 M parameters beside its vocabulary), `tinyllama-1.1b` of arXiv 2401.02385. A
+trial key holds the name, so a shape never changes; a new one gets a new name."""
+
 
 class ModelSpec(Section):
-    """The model: pretrained weights by name, or random weights from a config. Both: the config states the shape."""
+    """The model: pretrained weights, or random ones from a config or preset. With both, the latter state the shape."""
 
+    preset: Literal["tiny", "tinyllama-1.1b"] | None = None
+    """A shape by name; fields of `config` beside it replace its own."""
     pretrained: str | None = None
     """Hub name or local directory of a causal language model with safetensors weights."""
     revision: str | None = None
@@ -22,11 +52,18 @@ class ModelSpec(Section):
 
     @model_validator(mode="after")
     def _some_source(self) -> ModelSpec:
-        if self.pretrained is None and self.config is None:
-            raise ValueError("expected `pretrained` (hub name or path) or `config` (random weights)")
+        if self.pretrained is None and self.fields is None:
+            raise ValueError("expected `pretrained` (hub name or path), `config` or `preset` (random weights)")
         if self.revision is not None and self.pretrained is None:
             raise ValueError("`revision` needs `pretrained`")
         return self
+
+    @property
+    def fields(self) -> dict[str, Any] | None:
+        """Fields of the transformers config: those of the preset, replaced by `config`; None if neither is given."""
+        if self.preset is None:
+            return self.config
+        return {**PRESETS[self.preset], **(self.config or {})}
 
 
 class SyntheticSpec(Section):
@@ -63,9 +100,9 @@ class DataSpec(Section):
     revision: str | None = None
     """Commit or tag of the dataset; null takes the newest and records it."""
     text_column: str = "text"
-    """Column or key that holds the text (datasets, jsonl, parquet)."""
+    """Column or key that holds the text (datasets, jsonl, parquet, arrow)."""
     files: list[str] | None = None
-    """Glob patterns of local .txt, .py, .rst, .md, .jsonl or .parquet files, relative to the sweep file."""
+    """Glob patterns of local .txt, .py, .rst, .md, .jsonl, .parquet or .arrow files, relative to the sweep file."""
     corpus: Literal["python-stdlib"] | None = None
     """A corpus that every machine has: the sources and documentation texts of the running Python."""
     synthetic: SyntheticSpec | None = None
@@ -95,8 +132,8 @@ class TrainSpec(Section):
 
     batch_size: int = Field(default=8, ge=1)
     """Rows per optimiser step."""
-    micro_batch_size: int | None = Field(default=None, ge=1)
-    """Rows per forward pass; null: the whole batch."""
+    micro_batch_size: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Rows per forward pass; null: the whole batch; auto: as many as fit the device's memory by arithmetic."""
     optimizer: Literal["adamw"] = "adamw"
     """The optimiser."""
     learning_rate: Positive = 1e-3
@@ -110,17 +147,24 @@ class TrainSpec(Section):
     grad_clip: Positive | None = 1.0
     """Largest gradient norm; null: no clipping."""
     schedule: Literal["constant", "cosine", "wsd"] = "cosine"
-    """Learning rate over the trial's own budget; wsd: warm-up, stable, 1-sqrt decay."""
+    """Learning rate over the trial's own budget; wsd: warm-up, stable, decay (`cooldown`, `cooldown_shape`)."""
     warmup_tokens: Count = 0
     """Linear warm-up of the learning rate, in tokens (not a share, so that budgets share their start)."""
     cooldown: float = Field(default=0.2, gt=0, le=1)
     """Share of the budget that the decay of wsd takes."""
+    cooldown_shape: Literal["1-sqrt", "linear"] = "1-sqrt"
+    """Form of the decay of wsd."""
     min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
     """Final learning rate as a share of the peak (cosine and wsd)."""
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """auto: bf16 autocast on GPUs that have it, else fp32."""
+    precision: Literal["auto", "fp32", "bf16", "bf16-pure"] = "auto"
+    """auto: bf16 on GPUs that have it, else fp32. bf16: autocast over fp32 weights; bf16-pure: weights, gradients and
+    moments in bf16, half the memory and a coarser update, for small cards."""
+    checkpointing: bool = False
+    """Keep only the inputs of each block and compute the rest again on the way back: less memory, a third more work."""
     compile: Literal["auto", "off", "on"] = "auto"
-    """torch.compile per block; auto: off (the cost rule comes with the training issue)."""
+    """torch.compile per block; auto: on a GPU, where the sweep's tokens repay the time to compile; never on a CPU."""
+    peak_tflops: Positive | None = None
+    """The device's dense peak for the precision, where the table lacks it or is wrong; null: the table. TFLOP/s."""
     deterministic: bool = True
     """Use deterministic kernels where they exist, so that the same trial gives the same bits."""
     threads: int | None = Field(default=None, ge=1)
@@ -130,9 +174,16 @@ class TrainSpec(Section):
     log_every: Duration = 1.0
     """Time between progress lines; the loss is only read from the device then."""
 
+    @field_validator("micro_batch_size", mode="before")
+    @classmethod
+    def _rows_or_auto(cls, value: Any) -> Any:
+        if isinstance(value, str) and value != "auto" and not value.isdigit():
+            raise ValueError(f"expected a number of rows, `auto` or null, got {value!r}")
+        return value
+
     @model_validator(mode="after")
     def _micro_batch_divides(self) -> TrainSpec:
-        if self.micro_batch_size and self.batch_size % self.micro_batch_size:
+        if isinstance(self.micro_batch_size, int) and self.batch_size % self.micro_batch_size:
             raise ValueError(
                 f"`micro_batch_size` {self.micro_batch_size} does not divide `batch_size` {self.batch_size}"
             )

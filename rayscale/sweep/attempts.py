@@ -9,50 +9,31 @@ A trial that crashes, is killed, hangs or diverges leaves a failure with its rea
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from multiprocessing.connection import Connection, wait
 from multiprocessing.context import ForkServerProcess
-from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rayscale.attempt import TrialJob, TrialOutcome, assemble_record
-from rayscale.design import Trial
+from rayscale.design import Plan, Trial
 from rayscale.ledger import Failure, Ledger
-from rayscale.record import Reason, Record
-from rayscale.spec import EnergySpec
+from rayscale.record import Reason, Record, Settling
 from rayscale.sweep.devices import SlotDevice
 from rayscale.sweep.forkserver import ForkServer
+from rayscale.sweep.settling import DeviceState, Settler, unsettled
+from rayscale.sweep.watch import LOOK_S, SamplerLink, SamplerWatch, first_line, log_event
 from rayscale.trial import run_in_child
 
 if TYPE_CHECKING:
     from rayscale.energy.sampler import SamplerStats
     from rayscale.training.data import PreparedData
 
-LIVENESS_PERIOD_S = 1.0
-"""How often the slot looks after its sampler: a dead one is noticed within 2 s."""
-
-
 EXIT_TIMEOUT_S = 10.0
 """How long a child that is done may take to go."""
-
-
-class SamplerLink(Protocol):
-    """A sampler in another process."""
-
-    def start(self, spec: EnergySpec, device_uuid: str | None, pid: int, directory: Path) -> None:
-        """Begin to sample; returns after the first sample."""
-
-    def stop(self) -> SamplerStats | None:
-        """End sampling and complete the trace; None if the sampler is dead."""
-
-    def alive(self) -> bool:
-        """Whether the sampler still answers."""
-
-    def temperature_c(self) -> float | None:
-        """Return the device's last temperature. Units: degrees Celsius."""
 
 
 @dataclass
@@ -65,7 +46,8 @@ class SlotHost:
         sampler: The slot's sampler.
         device: Where the slot trains.
         tflops_bench: Matrix-product rate of the device.
-        block_temperature_c: Temperature at the start of each block, for settling.
+        plan: The sweep's plan; None knows of no other trials of a block.
+        block_start: The device at the start of each block, for settling.
     """
 
     ledger: Ledger
@@ -73,7 +55,8 @@ class SlotHost:
     sampler: SamplerLink
     device: SlotDevice
     tflops_bench: float | None
-    block_temperature_c: dict[int, float] = field(default_factory=dict)
+    plan: Plan | None = None
+    block_start: dict[int, DeviceState] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -91,6 +74,16 @@ class AttemptResult:
     attempt: int
     record: Record | None
     failure: Failure | None
+
+
+@dataclass(frozen=True)
+class _Watched:
+    """What the slot saw of an attempt: why it failed, reasons for the verdict, the wait before, the sampler's word."""
+
+    failure: Failure | None
+    notes: list[Reason] = field(default_factory=list)
+    settling: Settling | None = None
+    stats: SamplerStats | None = None
 
 
 def run_attempt(host: SlotHost, trial: Trial, data: PreparedData, *, last_try: bool) -> AttemptResult:
@@ -120,12 +113,13 @@ def run_attempt(host: SlotHost, trial: Trial, data: PreparedData, *, last_try: b
     process = host.forks.fork(run_in_child, job, there)
     there.close()
     try:
-        failure, notes, stats = _supervise(host, job, process, here)
-        if failure is None:
-            result = _accept(host, job, stats, notes, last_try=last_try)
+        watched = _supervise(host, job, process, here)
+        if watched.failure is None:
+            result = _accept(host, job, watched, last_try=last_try)
         else:
-            result = AttemptResult(trial.trial_key, attempt, None, failure)
+            result = AttemptResult(trial.trial_key, attempt, None, watched.failure)
         if result.failure:
+            host.ledger.publish_attempt(trial.trial_key, attempt)
             host.ledger.write_failure(trial.trial_key, attempt, result.failure)
     finally:
         here.close()
@@ -141,50 +135,40 @@ def _await_exit(process: ForkServerProcess) -> None:
         process.join()
 
 
-def _supervise(
-    host: SlotHost, job: TrialJob, process: ForkServerProcess, go: Connection
-) -> tuple[Failure | None, list[Reason], SamplerStats | None]:
+def _supervise(host: SlotHost, job: TrialJob, process: ForkServerProcess, go: Connection) -> _Watched:
     """Sample while the child trains."""
     pid = process.pid
     if pid is None:
-        return _failure("crashed", "the trial process did not start"), [], None
+        return _Watched(_failure("crashed", "the trial process did not start"))
     try:
         host.sampler.start(job.trial.spec.energy, job.device_uuid, pid, job.directory)
     except Exception as error:
-        return _failure("no_sampler", f"the power sampler did not start: {_first_line(error)}"), [], None
-    notes = _settle(host, job)
-    go.send_bytes(b"go")
-    failure, watch_notes = _wait(host, job, process, go)
-    return failure, [*notes, *watch_notes], host.sampler.stop()
+        return _Watched(_failure("no_sampler", f"the power sampler did not start: {first_line(error)}"))
+    settling = _settle(host, job)
+    with contextlib.suppress(OSError):  # the child is gone already; waiting for it tells why
+        go.send_bytes(b"go")
+    watch = SamplerWatch(host.sampler, job.trial.spec.energy, job.device_uuid, pid, job.directory)
+    failure = _wait(job, process, go, watch)
+    notes = [*(unsettled(settling, job.trial.spec.energy.settle) if settling else []), *watch.notes]
+    return _Watched(failure, notes, settling, host.sampler.stop())
 
 
-def _wait(
-    host: SlotHost, job: TrialJob, process: ForkServerProcess, done: Connection
-) -> tuple[Failure | None, list[Reason]]:
+def _wait(job: TrialJob, process: ForkServerProcess, done: Connection, watch: SamplerWatch) -> Failure | None:
     """Wait until the child is done or gone; look after the time limit and the sampler.
 
     The child says when its outcome is written; the time that its memory takes to be freed is not waited for here.
     """
     limit = job.trial.spec.resources.time_limit
     deadline = time.monotonic() + limit
-    notes: list[Reason] = []
-    while not wait([process.sentinel, done], min(LIVENESS_PERIOD_S, max(deadline - time.monotonic(), 0.01))):
+    child: list[Connection | int] = [process.sentinel, done]
+    while not (
+        set(wait([*child, *watch.descriptors()], min(LOOK_S, max(deadline - time.monotonic(), 0.01)))) & set(child)
+    ):
         if time.monotonic() >= deadline:
             process.kill()
-            return _failure("time_limit", f"killed after {limit:g} s (resources.time_limit)"), notes
-        if not host.sampler.alive():
-            notes.append(_restart_sampler(host, job, process))
-    return _child_failure(job, process), notes
-
-
-def _restart_sampler(host: SlotHost, job: TrialJob, process: ForkServerProcess) -> Reason:
-    """Bring a dead sampler back for the rest of the attempt; the gap shows in the coverage."""
-    try:
-        host.sampler.start(job.trial.spec.energy, job.device_uuid, process.pid or 0, job.directory)
-    except Exception as error:
-        detail = f"the power sampler died and did not come back: {_first_line(error)}"
-        return Reason(code="sampler_died", detail=detail, verdict="invalid")
-    return Reason(code="sampler_restarted", detail="the power sampler died during the trial and was restarted")
+            return _failure("time_limit", f"killed after {limit:g} s (resources.time_limit)")
+        watch.look()
+    return _child_failure(job, process)
 
 
 def _child_failure(job: TrialJob, process: ForkServerProcess) -> Failure | None:
@@ -203,26 +187,33 @@ def _child_failure(job: TrialJob, process: ForkServerProcess) -> Failure | None:
     return _failure("crashed", f"the trial process ended with exit code {exitcode}; see {job.directory / 'output.log'}")
 
 
-def _settle(host: SlotHost, job: TrialJob) -> list[Reason]:
-    """Wait until the device is back near its temperature at the block's start."""
-    spec = job.trial.spec.energy.settle
-    now = host.sampler.temperature_c()
-    if now is None:
-        return []
-    reference = host.block_temperature_c.setdefault(job.trial.block, now)
-    deadline = time.monotonic() + spec.timeout
-    while now is not None and now > reference + spec.max_rise_c:
-        if time.monotonic() > deadline:
-            detail = f"{now:.0f} C after {spec.timeout:g} s, {now - reference:.0f} C above the block's start"
-            return [Reason(code="temperature_not_settled", detail=detail)]
-        time.sleep(0.5)
-        now = host.sampler.temperature_c()
-    return []
+def _settle(host: SlotHost, job: TrialJob) -> Settling | None:
+    """Wait until the device is back at its block's start; the live view shows the phase *settling* meanwhile."""
+
+    def announce() -> None:
+        log_event(job.directory, "phase", name="settling")
+
+    settler = Settler(job.trial.spec.energy.settle, host.sampler.last, announce)
+    reference = host.block_start.get(job.trial.block) or _earlier_block_start(host, job)
+    if reference is not None:
+        return settler.come_back(reference)
+    settling = settler.begin_block()
+    if settling is not None:
+        host.block_start[job.trial.block] = DeviceState(settling.start_c, settling.start_w)
+    return settling
 
 
-def _accept(
-    host: SlotHost, job: TrialJob, stats: SamplerStats | None, notes: list[Reason], *, last_try: bool
-) -> AttemptResult:
+def _earlier_block_start(host: SlotHost, job: TrialJob) -> DeviceState | None:
+    """Look up the start of a block that an earlier run, or an earlier slot of this device, has begun."""
+    trials = host.plan.trials if host.plan else ()
+    block = [trial for trial in trials if trial.block == job.trial.block]
+    for record in (host.ledger.record(trial.trial_key) for trial in block):
+        if record is not None and record.settling is not None and record.device.uuid == host.device.uuid:
+            host.block_start[job.trial.block] = DeviceState(record.settling.reference_c, record.settling.reference_w)
+    return host.block_start.get(job.trial.block)
+
+
+def _accept(host: SlotHost, job: TrialJob, watched: _Watched, *, last_try: bool) -> AttemptResult:
     """Turn a finished child into a record, if the device and the energy are what they should be."""
     path = job.directory / "outcome.json"
     outcome = TrialOutcome.from_json(path.read_text(encoding="utf-8"))
@@ -230,18 +221,15 @@ def _accept(
     if job.device_uuid and outcome.device.uuid != job.device_uuid:
         detail = f"trained on {outcome.device.uuid}, sampled {job.device_uuid}"
         return AttemptResult(key, attempt, None, _failure("wrong_device", detail))
-    record = assemble_record(job, outcome, stats, notes)
+    record = assemble_record(job, outcome, watched.stats, watched.notes, watched.settling)
     if record.quality.verdict == "invalid" and not last_try:
         reasons = "; ".join(reason.detail for reason in record.quality.reasons if reason.verdict == "invalid")
         return AttemptResult(key, attempt, None, _failure("invalid_energy", reasons))
-    host.ledger.write_record(record)
     path.unlink()
+    host.ledger.publish_attempt(key, attempt)
+    host.ledger.write_record(record)
     return AttemptResult(key, attempt, record, None)
 
 
 def _failure(reason: str, detail: str) -> Failure:
     return Failure(reason, detail, datetime.now(UTC).isoformat())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -12,6 +12,8 @@ from typing import Any, Protocol
 
 from ray import tune
 
+from rayscale.sweep.searcher import POSTPONED
+
 logger = logging.getLogger(__name__)
 
 
@@ -72,8 +74,10 @@ class SweepCallback(tune.Callback):
         self._tell(lambda listener: listener.started(trial.config["trial_key"], trial.config["device"]))
 
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
-        """Tell what the slot reported."""
-        self._tell(lambda listener: listener.ended(_attempt_end(trial.config, trial.last_result or {})))
+        """Tell what the slot reported; an attempt that was handed back unbegun will be told when it begins."""
+        result = trial.last_result or {}
+        if result.get("outcome") != POSTPONED:
+            self._tell(lambda listener: listener.ended(_attempt_end(trial.config, result)))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tell that the slot itself died."""

@@ -6,13 +6,14 @@ record. So continuing after a crash, adding repetitions and adding levels are th
 
 from __future__ import annotations
 
+import io
 import logging
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -45,7 +46,7 @@ class RunSummary:
         completed: Trials completed by this run.
         failed: Keys of trials that still have no record, with their last failure.
         interrupted: Whether the user stopped it.
-        stopped: Which look of `design.stop` ended the sweep, in words; the trials not run are not needed.
+        stopped: Which look of `design.stop` ended the sweep, or which cap of `budget`, in words.
     """
 
     planned: int
@@ -92,9 +93,10 @@ def run_sweep(plan: Plan, ledger: Ledger, listeners: list[Listener], say: Callab
     stopping = open_stopping(plan, ledger, say)
     environment = {"versions": dict(versions()), **host_facts(), "git_revision": git_revision(Path.cwd())}
     ledger.write_plan(plan, environment, stopping.planned)
-    if stopping.stopped():
-        say(f"the stop rule ended this sweep; {len(todo)} trials are not needed ({stopping.stopped()})")
-        return RunSummary(len(plan.trials), before, 0, stopped=stopping.stopped())
+    if why := stopping.stopped():
+        by_rule = ledger.stopped(plan) is not None
+        say(f"the stop rule ended this sweep; {len(todo)} trials are not needed ({why})" if by_rule else why)
+        return RunSummary(len(plan.trials), before, 0, stopped=why)
     if not todo:
         stopping.finish()
         return RunSummary(len(plan.trials), before, 0)
@@ -105,7 +107,7 @@ def run_sweep(plan: Plan, ledger: Ledger, listeners: list[Listener], say: Callab
     try:
         with ThreadPoolExecutor(1) as pool:
             corpora = pool.submit(_prepare_corpora, todo, ledger, say)  # while Ray starts
-            with local_ray(slots, plan):
+            with ray_output(ledger.root / "ray.log"), local_ray(slots, plan):
                 corpora.result()
                 _fit(plan, ledger, todo, slots, listeners, stopping)
     except KeyboardInterrupt:
@@ -144,7 +146,7 @@ def _fit(
     try:
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(Slot, ledger_root=str(ledger.root.absolute())), _resources_of(plan)
+                tune.with_parameters(Slot, ledger_location=ledger.location if ledger.remote else str(ledger.root.absolute())), _resources_of(plan)
             ),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
@@ -178,6 +180,35 @@ def _resources_of(plan: Plan) -> Callable[[dict[str, Any]], Any]:
         return PlacementGroupFactory([slot, {"CPU": SAMPLER_CPUS}], strategy="STRICT_PACK")
 
     return resources
+
+
+class _LateFile(io.TextIOBase):
+    """A text file that is made when the first thing is written to it."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, text: str) -> int:
+        """Append text."""
+        with self._path.open("a", encoding="utf-8") as file:
+            return file.write(text)
+
+
+@contextmanager
+def ray_output(path: Path) -> Iterator[None]:
+    """Keep what Ray prints out of standard output, which belongs to `--json`.
+
+    Ray prints a paragraph there for every worker that died, whatever `log_to_driver` says; the listeners tell the same
+    in one line.
+
+    Args:
+        path: Where it goes; made only if something is printed.
+
+    Yields:
+        Nothing; standard output of this process goes to the file.
+    """
+    with redirect_stdout(_LateFile(path)):
+        yield
 
 
 @contextmanager
@@ -253,7 +284,7 @@ def _check_same_corpus(prepared: dict[str, PreparedData], ledger: Ledger) -> Non
         found = record.environment.get("data_fingerprint")
         if found not in (None, fingerprint):
             raise InputError(
-                f"{ledger.root}: finished trials were trained on corpus {found[:12]}, now it is {fingerprint[:12]} "
+                f"{ledger}: finished trials were trained on corpus {found[:12]}, now it is {fingerprint[:12]} "
                 "(other text, tokenizer or Python version); give the sweep another name or --storage"
             )
 

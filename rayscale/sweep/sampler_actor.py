@@ -1,4 +1,10 @@
-"""The sampler as a Ray actor: in the trial's placement group, on its node, in another process, never detached."""
+"""The sampler as a Ray actor: in the trial's placement group, on its node, in another process, never detached.
+
+slot ── start / stop (Ray calls, between the phases) ──▶ sampler actor ── every poll ──▶ trace, heartbeat
+  │  ◀── its process's end (pidfd), its heartbeat (shared memory): looked at, never asked for ──┘
+  └── if it is lost: kill it for certain, sample on with a process forked from the slot's fork server; a new actor
+      for the next attempt
+"""
 
 from __future__ import annotations
 
@@ -8,13 +14,21 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
-from rayscale.energy.reader import PowerReader, open_reader
+from rayscale.energy.punctual import keep_garbage_collection_short
+from rayscale.energy.reader import PowerReader, Reading, open_reader
 from rayscale.energy.sampler import Sampler, SamplerStats
 from rayscale.energy.trace import finalize
+from rayscale.errors import RayscaleError
 from rayscale.spec import EnergySpec
+from rayscale.sweep.forkserver import ForkServer
+from rayscale.sweep.heartbeat import beating
+from rayscale.sweep.substitute import START_TIMEOUT_S, STOP_TIMEOUT_S, ForkedSampler, Member
 
 SAMPLER_CPUS = 0.1
 """Reserved in a bundle of its own, so that a busy trial cannot starve the sampler's place."""
+LAST_TIMEOUT_S = 2.0
+
+_GONE = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
 
 
 class SamplerActor:
@@ -22,16 +36,23 @@ class SamplerActor:
 
     def __init__(self) -> None:
         """Start idle."""
+        keep_garbage_collection_short()
         self._sampler: Sampler | None = None
         self._reader: PowerReader | None = None
 
-    def start(self, spec: EnergySpec, device_uuid: str | None, pid: int, directory: Path) -> int:
-        """Begin to sample a trial's device; returns this process's id after the first sample."""
+    def start(
+        self, spec: EnergySpec, device_uuid: str | None, pid: int, directory: Path, heartbeat: str
+    ) -> tuple[int, bool]:
+        """Begin to sample a trial's device.
+
+        Returns:
+            After the first sample: this process's id, and whether a sensor speaks (not a model).
+        """
         self.stop()
         self._reader = open_reader(spec, device_uuid=device_uuid, pid=pid)
-        self._sampler = Sampler(self._reader, directory, spec.period)
+        self._sampler = Sampler(self._reader, directory, spec.period, beat=beating(heartbeat))
         self._sampler.start()
-        return os.getpid()
+        return os.getpid(), not self._reader.estimated
 
     def stop(self) -> SamplerStats | None:
         """End sampling and complete the trace on disk."""
@@ -43,64 +64,129 @@ class SamplerActor:
             if reader:
                 reader.close()
 
-    def alive(self) -> bool:
-        """Whether the sampling thread runs."""
-        return self._sampler is not None and self._sampler.alive()
-
-    def temperature_c(self) -> float | None:
-        """Return the last temperature read. Units: degrees Celsius."""
-        last = self._sampler.last if self._sampler else None
-        return last.temperature_c if last else None
+    def last(self) -> Reading | None:
+        """Return the newest poll that brought anything."""
+        return self._sampler.last if self._sampler else None
 
 
-class RaySampler:
-    """The slot's end of a `SamplerActor`; makes a new actor when the old one died."""
+class ActorSampler(Member):
+    """A `SamplerActor`, seen from the slot."""
 
     def __init__(self) -> None:
-        """Create the actor in the second bundle of the slot's placement group."""
-        self._actor = self._create()
-        self._heartbeat: ray.ObjectRef | None = None
-        self._directory: Path | None = None
-
-    def _create(self) -> ray.actor.ActorHandle:
+        """Create the actor in the second bundle of the slot's placement group; returns at once."""
+        super().__init__()
         group = ray.util.get_current_placement_group()
         options: dict[str, object] = {"num_cpus": 0, "num_gpus": 0}
         if group is not None:
             options["num_cpus"] = SAMPLER_CPUS
             options["scheduling_strategy"] = PlacementGroupSchedulingStrategy(group, placement_group_bundle_index=1)
-        return ray.remote(SamplerActor).options(**options).remote()
+        self._actor: ray.actor.ActorHandle = ray.remote(SamplerActor).options(**options).remote()
+
+    def begin(self, spec: EnergySpec, device_uuid: str | None, pid: int, directory: Path) -> tuple[int, bool]:
+        """Sample; an error of the actor is raised as itself, not as Ray's account of it."""
+        started = self._actor.start.remote(spec, device_uuid, pid, directory, self.heartbeat.path)
+        try:
+            answer: tuple[int, bool] = ray.get(started, timeout=START_TIMEOUT_S)
+        except ray.exceptions.RayTaskError as error:
+            raise getattr(error, "cause", None) or error from None
+        return answer
+
+    def end(self) -> SamplerStats | None:
+        """End sampling and complete the trace."""
+        stats: SamplerStats | None = ray.get(self._actor.stop.remote(), timeout=STOP_TIMEOUT_S)
+        return stats
+
+    def newest(self) -> Reading | None:
+        """Return the newest poll, None if there is no answer."""
+        try:
+            reading: Reading | None = ray.get(self._actor.last.remote(), timeout=LAST_TIMEOUT_S)
+        except _GONE:
+            return None
+        return reading
+
+    def discard(self) -> None:
+        """Kill the process, and have Ray give its place away."""
+        super().discard()
+        ray.kill(self._actor)
+
+
+class RaySampler:
+    """The slot's sampler: an actor, or what took over from one that was lost."""
+
+    def __init__(self, forks: ForkServer) -> None:
+        """Create the actor; returns at once.
+
+        Args:
+            forks: Where a substitute is forked from.
+        """
+        self._forks = forks
+        self._member: Member = ActorSampler()
+        self._directory: Path | None = None
+
+    @property
+    def process(self) -> int | None:
+        """A descriptor that becomes readable when the sampler's process ends; None before the first start."""
+        return self._member.process
 
     def start(self, spec: EnergySpec, device_uuid: str | None, pid: int, directory: Path) -> None:
-        """Begin to sample; returns after the first sample."""
-        self._heartbeat = None
+        """Begin to sample, with a substitute if the sampler is lost; returns after the first sample.
+
+        Args:
+            spec: Source, period and constants.
+            device_uuid: The device that trains; None: the CPU.
+            pid: The trial's process.
+            directory: The attempt's directory.
+
+        Raises:
+            RayscaleError: If the device cannot be read.
+        """
         self._directory = directory
         try:
-            ray.get(self._actor.start.remote(spec, device_uuid, pid, directory))
-        except ray.exceptions.RayActorError:
-            self._actor = self._create()
-            ray.get(self._actor.start.remote(spec, device_uuid, pid, directory))
+            if self._member.lost():
+                self._replace(ForkedSampler(self._forks))
+            self._member.start(spec, device_uuid, pid, directory)
+        except _GONE:
+            self._replace(ForkedSampler(self._forks))
+            self._member.start(spec, device_uuid, pid, directory)
+
+    def _replace(self, successor: Member) -> None:
+        self._member.discard()
+        self._member = successor
 
     def stop(self) -> SamplerStats | None:
-        """End sampling and complete the trace, from here if the actor is dead."""
-        try:
-            return ray.get(self._actor.stop.remote())
-        except ray.exceptions.RayActorError:
-            if self._directory is not None:
-                finalize(self._directory)
-            return SamplerStats(died=True)
+        """End sampling and complete the trace, from here if the sampler is lost; the next attempt has an actor again.
+
+        Returns:
+            What the sampler did; None if it did not sample.
+        """
+        directory, self._directory = self._directory, None
+        stats: SamplerStats | None = None
+        lost = self._member.lost()
+        if not lost:
+            try:
+                stats = self._member.stop()
+            except _GONE:
+                lost = True
+        if lost or not isinstance(self._member, ActorSampler):
+            self._replace(ActorSampler())
+        return stats if stats is not None or directory is None else _finished_from_outside(directory)
 
     def alive(self) -> bool:
-        """Whether the actor answered the previous question; asks the next one without waiting for it."""
-        answered = True
-        if self._heartbeat is not None:
-            ready, _ = ray.wait([self._heartbeat], timeout=0)
-            try:
-                answered = bool(ready and ray.get(ready[0]))
-            except ray.exceptions.RayActorError:
-                answered = False
-        self._heartbeat = self._actor.alive.remote()
-        return answered
+        """Whether the sampler's process runs and takes polls; nothing is sent to it."""
+        return not self._member.lost()
 
-    def temperature_c(self) -> float | None:
-        """Return the device's last temperature. Units: degrees Celsius."""
-        return ray.get(self._actor.temperature_c.remote())
+    def last(self) -> Reading | None:
+        """Return the newest poll of the device's sensor; None for an estimate, or if the sampler does not answer."""
+        return self._member.last()
+
+    def close(self) -> None:
+        """End sampling; the actor ends with the slot that owns it."""
+        self.stop()
+
+
+def _finished_from_outside(directory: Path) -> SamplerStats:
+    try:
+        finalize(directory)
+    except (OSError, RayscaleError) as error:
+        return SamplerStats(died=True, write_error=f"{type(error).__name__}: {error}")
+    return SamplerStats(died=True)

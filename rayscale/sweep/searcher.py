@@ -3,6 +3,10 @@
 Two attempts are out per slot, one running and one staged: Tune only keeps a slot's actor (and its sampler and fork
 server) if the next attempt is already waiting for the same resources when the present one ends. The exception is a
 look of `design.stop`: until the blocks that it waits for have ended, no block after them is handed out.
+
+A slot that dies leaves its staged attempt with Tune, which would run it before the one that has to be tried again. So
+each attempt names the one it comes `after`; a new slot that finds that one cut off hands the attempt back
+(`postponed`), and the block goes on in its planned order.
 """
 
 from __future__ import annotations
@@ -19,6 +23,8 @@ from rayscale.sweep.stopping import NeverStopping, Stopping
 
 ATTEMPTS_OUT = 2
 """Per slot: one running, one staged."""
+POSTPONED = "postponed"
+"""Outcome of an attempt that a slot handed back unbegun."""
 
 
 class BlockSearcher(Searcher):
@@ -41,6 +47,7 @@ class BlockSearcher(Searcher):
         self._slots = {slot.name: slot for slot in slots}
         self._queues: dict[str, deque[Trial]] = {slot.name: deque() for slot in slots}
         self._out: dict[str, tuple[str, Trial]] = {}
+        self._latest: dict[str, str | None] = {}
         self._tries: Counter[str] = Counter()
         self._max_attempts = max_attempts
 
@@ -59,15 +66,18 @@ class BlockSearcher(Searcher):
         trial = self._queues[name].popleft()
         self._out[trial_id] = (name, trial)
         self._tries[trial.trial_key] += 1
+        last_try = self._tries[trial.trial_key] >= self._max_attempts
+        after, self._latest[name] = self._latest.get(name), None if last_try else trial.trial_key
         return {
             "trial_key": trial.trial_key,
             "device": name,
             "device_uuid": self._slots[name].uuid,
-            "last_try": self._tries[trial.trial_key] >= self._max_attempts,
+            "last_try": last_try,
+            "after": after,
         }
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
-        """Take note of an attempt's end; a failed one goes back to the front of its slot's block.
+        """Take note of an attempt's end; a failed or postponed one goes back to its place in its slot's block.
 
         Args:
             trial_id: Tune's name for it.
@@ -77,9 +87,12 @@ class BlockSearcher(Searcher):
         name, trial = self._out.pop(trial_id, (None, None))
         if name is None or trial is None:
             return
-        failed = error or not result or result.get("outcome") != "completed"
-        if failed and self._tries[trial.trial_key] < self._max_attempts:
-            self._queues[name].appendleft(trial)
+        outcome = None if error or not result else result.get("outcome")
+        if outcome == POSTPONED:
+            self._tries[trial.trial_key] -= 1
+        if outcome != "completed" and self._tries[trial.trial_key] < self._max_attempts:
+            waiting = [trial, *self._queues[name]]
+            self._queues[name] = deque(sorted(waiting, key=lambda one: one.run_order))
         if trial.block not in self._in_progress():
             self._gate.block_ended()
 

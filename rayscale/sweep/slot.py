@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+from datetime import UTC, datetime
 from typing import Any
 
 from ray import tune
@@ -16,11 +17,13 @@ from ray import tune
 from rayscale.design import Plan, Trial
 from rayscale.environment import cache_directory
 from rayscale.errors import RayscaleError
-from rayscale.ledger import Ledger, LocalStorage
+from rayscale.ledger import Failure, Ledger
+from rayscale.storage import LocalStorage
 from rayscale.sweep.attempts import AttemptResult, SlotHost, run_attempt
 from rayscale.sweep.devices import SlotDevice
 from rayscale.sweep.forkserver import ForkServer
 from rayscale.sweep.sampler_actor import RaySampler
+from rayscale.sweep.searcher import POSTPONED
 from rayscale.training.bench import tflops_bench
 from rayscale.training.data import PreparedData, prepare
 from rayscale.training.preload import PRELOAD
@@ -29,27 +32,27 @@ from rayscale.training.preload import PRELOAD
 class Slot(tune.Trainable):
     """Runs attempts one after the other, each in a process of its own."""
 
-    def setup(self, config: dict[str, Any], *, ledger_root: str) -> None:
+    def setup(self, config: dict[str, Any], *, ledger_location: str) -> None:
         """Start the sampler and the fork server of this slot.
 
         Args:
-            config: First attempt: `trial_key`, `device`, `device_uuid`, `last_try`.
-            ledger_root: The ledger.
+            config: First attempt: `trial_key`, `device`, `device_uuid`, `last_try`, `after`.
+            ledger_location: Where the ledger lies.
         """
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the server must not hold threads when it forks
         # Some import may ask whether there is a GPU; by NVML that leaves CUDA untouched, which a fork needs.
         os.environ["PYTORCH_NVML_BASED_CUDA_CHECK"] = "1"
-        sampler = RaySampler()  # starts while the fork server imports torch
-        forks = ForkServer(["rayscale.trial", *PRELOAD])
+        forks = ForkServer(["rayscale.trial", "rayscale.sweep.substitute", *PRELOAD])
+        sampler = RaySampler(forks)  # starts while the fork server imports torch
         missing = forks.missing()
         if missing:
             raise RayscaleError(f"the fork server could not import {', '.join(missing)}")
-        ledger = Ledger(ledger_root)
+        ledger = Ledger(ledger_location)
         self._plan: Plan = ledger.read_plan()
         self._prepared: dict[str, PreparedData] = {}
         device = SlotDevice(config["device"], config["device_uuid"], config["device"])
         bench = _device_rate(forks, device, self._plan.spec.threads)
-        self._host = SlotHost(ledger, forks, sampler, device, bench)
+        self._host = SlotHost(ledger, forks, sampler, device, bench, self._plan)
 
     def step(self) -> dict[str, Any]:
         """Run one attempt.
@@ -61,6 +64,8 @@ class Slot(tune.Trainable):
         record = self._host.ledger.record(trial.trial_key)
         if record is not None:  # a slot may die after it wrote the record and before Tune heard of it
             return {"done": True, **summarize(AttemptResult(trial.trial_key, record.attempt, record, None))}
+        if close_cut_off(self._host.ledger, self.config["after"]):
+            return {"done": True, "trial_key": trial.trial_key, "outcome": POSTPONED}
         result = run_attempt(self._host, trial, self._data(trial), last_try=self.config["last_try"])
         return {"done": True, **summarize(result)}
 
@@ -70,7 +75,7 @@ class Slot(tune.Trainable):
 
     def cleanup(self) -> None:
         """End sampling; the fork server ends with this process."""
-        self._host.sampler.stop()
+        self._host.sampler.close()
 
     def _trial(self, trial_key: str) -> Trial:
         return next(trial for trial in self._plan.trials if trial.trial_key == trial_key)
@@ -81,6 +86,25 @@ class Slot(tune.Trainable):
         if identity not in self._prepared:
             self._prepared[identity] = self._host.forks.call(prepare, trial.spec, cache_directory())
         return self._prepared[identity]
+
+
+def close_cut_off(ledger: Ledger, trial_key: str | None) -> bool:
+    """Close the attempt that died with an earlier slot of this device, if there is one.
+
+    Args:
+        ledger: The ledger.
+        trial_key: The trial that came before on this device; None: there was none, or it will not be tried again.
+
+    Returns:
+        Whether its last attempt was cut off: then it is its turn again.
+    """
+    attempts = ledger.attempts(trial_key) if trial_key else []
+    if trial_key is None or not attempts or ledger.record(trial_key) or ledger.failure(trial_key, attempts[-1]):
+        return False
+    failure = Failure("slot_died", "the slot's process ended in mid-trial", datetime.now(UTC).isoformat())
+    ledger.publish_attempt(trial_key, attempts[-1])
+    ledger.write_failure(trial_key, attempts[-1], failure)
+    return True
 
 
 def summarize(result: AttemptResult) -> dict[str, Any]:

@@ -137,7 +137,7 @@ class SequentialStopping:
             keys.append("after")
         if looks and keys:
             raise InputError(
-                f"{self._ledger.root}: design.stop was changed after {len(looks)} look(s) ({', '.join(keys)}): its "
+                f"{self._ledger}: design.stop was changed after {len(looks)} look(s) ({', '.join(keys)}): its "
                 "test would not hold alpha any more; expected the rule as in looks.json, another name or no design.stop"
             )
         return looks
@@ -157,4 +157,9 @@ def open_stopping(plan: Plan, ledger: Ledger, say: Callable[[str], None]) -> Sto
     Raises:
         InputError: If the rule was changed after a look, or its measure is unknown.
     """
-    return SequentialStopping(plan, ledger, say) if plan.spec.design.stop else NeverStopping()
+    rule: Stopping = SequentialStopping(plan, ledger, say) if plan.spec.design.stop else NeverStopping()
+    if not plan.spec.budget.given:
+        return rule
+    from rayscale.sweep.budget import BudgetStopping  # it needs this module
+
+    return BudgetStopping(plan, ledger, rule, say)

@@ -26,6 +26,8 @@ MIRROR_VERSION = 1
 
 KIND_TAG = "rayscale.kind"
 DIGEST_TAG = "rayscale.mirrored"
+NOT_NEEDED_TAG = "rayscale.not_needed"
+"""On a KILLED trial: which look of the stop rule made it superfluous; taken away when the trial is needed again."""
 KEY_TAGS: Mapping[Kind, str] = {
     "sweep": "rayscale.sweep",
     "trial": "rayscale.trial_key",

@@ -135,7 +135,7 @@ class Mirror:
             store.attach(self._parent_id(store, plan), files)
 
     def close(self, status: RunStatus) -> None:
-        """End the parent run; a trial that was interrupted is SCHEDULED again.
+        """End the parent run; a trial that was interrupted is SCHEDULED again, one that is not needed KILLED.
 
         Args:
             status: `FINISHED`, `FAILED` or `KILLED` (interrupted).
@@ -187,7 +187,8 @@ class Mirror:
         return self._plan
 
     def _states(self, plan: Plan, active: bool) -> dict[str, TrialState]:
-        return {trial.trial_key: trial_state(self._ledger, trial.trial_key, active) for trial in plan.trials}
+        stopped = self._ledger.stopped(plan)
+        return {trial.trial_key: trial_state(self._ledger, trial.trial_key, active, stopped) for trial in plan.trials}
 
     def _parent_id(self, store: RunStore, plan: Plan) -> str:
         known = store.run_id("sweep", plan.spec.name)

@@ -21,10 +21,10 @@ def sweep_status(states: Mapping[str, TrialState], active: bool) -> RunStatus:
         active: Whether a run of it is going on.
 
     Returns:
-        `RUNNING`; `FINISHED`: every trial has a record; `FAILED`: what has none failed; `SCHEDULED`: nothing was tried;
-        `KILLED`: interrupted, `rayscale run` continues.
+        `RUNNING`; `FINISHED`: every trial that is needed has a record; `FAILED`: what has none failed; `SCHEDULED`:
+        nothing was tried; `KILLED`: interrupted, `rayscale run` continues.
     """
-    statuses = {state.status for state in states.values()}
+    statuses = {state.status for state in states.values() if not state.not_needed}
     if active:
         return "RUNNING"
     if statuses == {"FINISHED"}:
@@ -73,7 +73,9 @@ def _progress(states: Mapping[str, TrialState]) -> str:
     """Count in one tag: every tag is one more column of MLflow's runs table."""
     verdicts = Counter(state.record.quality.verdict for state in states.values() if state.record is not None)
     failed = sum(state.status == "FAILED" for state in states.values())
+    not_needed = sum(state.not_needed is not None for state in states.values())
     told = [f"{verdicts.total()} of {len(states)} completed", f"{failed} failed"]
+    told += [f"{not_needed} not needed"] if not_needed else []
     return ", ".join(told + [f"{verdicts[verdict]} {verdict}" for verdict in ("suspect", "invalid")])
 
 

@@ -18,7 +18,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from rayscale.errors import EnvironmentUnusableError
-from rayscale.tracking.content import DIGEST_TAG, KEY_TAGS, KIND_TAG, DataSource, Kind, Point, RunContent, StoredFile
+from rayscale.tracking.content import (
+    DIGEST_TAG,
+    KEY_TAGS,
+    KIND_TAG,
+    NOT_NEEDED_TAG,
+    DataSource,
+    Kind,
+    Point,
+    RunContent,
+    StoredFile,
+)
 from rayscale.tracking.store import database_file
 
 if TYPE_CHECKING:
@@ -40,6 +50,7 @@ class KnownRun:
     end_ms: int | None
     params: set[str] = field(default_factory=set)
     revision: int = -1
+    not_needed: bool = False
 
 
 class RunStore:
@@ -94,6 +105,7 @@ class RunStore:
                     run.info.end_time,
                     set(run.data.params),
                     int(run.data.tags.get(REVISION_TAG, "-1")),
+                    NOT_NEEDED_TAG in run.data.tags,
                 )
                 self._runs.setdefault((kind, key), known)
 
@@ -185,6 +197,10 @@ class RunStore:
         tags = [RunTag(name, value[:5000]) for name, value in content.tags.items()]
         self._client.log_batch(known.run_id, params=params, tags=tags)
         known.params.update(new)
+        needed = NOT_NEEDED_TAG not in content.tags
+        if known.not_needed and needed:
+            self._client.delete_tag(known.run_id, NOT_NEEDED_TAG)
+        known.not_needed = not needed
         for batch in _batched(content.points, BATCH):
             metrics = [Metric(point.key, point.value, point.time_ms, point.step) for point in batch]
             self._client.log_batch(known.run_id, metrics=metrics)
@@ -200,6 +216,8 @@ class RunStore:
         self._client.log_inputs(run_id, datasets=[DatasetInput(dataset, tags)])
 
     def _set_status(self, known: KnownRun, content: RunContent) -> None:
+        if content.kind == "trial" and content.status == "KILLED":
+            content = replace(content, end_ms=known.start_ms)  # it never ran: no duration
         if content.status in ("SCHEDULED", "RUNNING"):
             self._client.update_run(known.run_id, status=content.status)
         else:

@@ -17,6 +17,7 @@ from rayscale.ledger import INTERRUPTED, Failure, Ledger
 from rayscale.record import Record
 from rayscale.spec import SweepSpec
 from rayscale.tracking.content import (
+    NOT_NEEDED_TAG,
     AttemptClock,
     DataSource,
     Point,
@@ -31,7 +32,10 @@ from rayscale.tracking.content import (
 )
 from rayscale.tracking.series import power_points, progress_points
 
-OUTCOMES = ("eval_loss", "perplexity", "tokens_per_s", "energy_j", "power_mean_w", "duration_s", "mfu")
+OUTCOMES = (
+    *("eval_loss", "perplexity", "tokens_per_s", "energy_j", "power_mean_w", "duration_s", "mfu"),
+    *("import_s", "build_s", "data_s", "compile_s", "warmup_s", "train_s", "eval_s"),
+)
 """Columns of the ledger's table that every trial shows as a metric, beside the declared dependent variables."""
 
 ATTEMPT_FILES = ("power.parquet", "log.jsonl", "output.log")
@@ -46,21 +50,24 @@ class TrialState:
         attempts: Number of the last attempt; 0 before the first.
         failures: Attempt -> why it failed.
         record: The accepted result, if any.
+        not_needed: Which look of `design.stop` made the trial superfluous, in words; None: it is needed, or done.
     """
 
     status: RunStatus
     attempts: int
     failures: Mapping[int, Failure]
     record: Record | None
+    not_needed: str | None = None
 
 
-def trial_state(ledger: Ledger, trial_key: str, active: bool) -> TrialState:
+def trial_state(ledger: Ledger, trial_key: str, active: bool, stopped: str | None = None) -> TrialState:
     """Read how far a trial is.
 
     Args:
         ledger: The ledger.
         trial_key: The trial.
         active: Whether a run of the sweep is going on: then an open attempt is running, else it was interrupted.
+        stopped: Which look ended the sweep (`Ledger.stopped`): what was to come then is KILLED, not SCHEDULED.
 
     Returns:
         The state.
@@ -76,7 +83,10 @@ def trial_state(ledger: Ledger, trial_key: str, active: bool) -> TrialState:
         status = "SCHEDULED" if failures[last].reason == INTERRUPTED else "FAILED"
     else:
         status = "RUNNING" if active and attempts else "SCHEDULED"
-    return TrialState(status, last, failures, record)
+    not_needed = stopped if status in ("SCHEDULED", "FAILED") else None
+    if not_needed and status == "SCHEDULED":
+        status = "KILLED"
+    return TrialState(status, last, failures, record, not_needed)
 
 
 def trial_digest(state: TrialState, spec: SweepSpec) -> str:
@@ -92,7 +102,8 @@ def trial_digest(state: TrialState, spec: SweepSpec) -> str:
     if state.record is not None:
         shown = [spec.analysis.dv, spec.analysis.metrics, spec.report.model_dump(mode="json")]
         return digest_of("finished", state.record.to_json().encode(), shown)
-    return digest_of(state.status, state.attempts, {str(k): asdict(v) for k, v in state.failures.items()})
+    ended = [state.not_needed] if state.not_needed else []
+    return digest_of(state.status, state.attempts, {str(k): asdict(v) for k, v in state.failures.items()}, *ended)
 
 
 def trial_content(ledger: Ledger, trial: Trial, state: TrialState, spec: SweepSpec) -> RunContent:
@@ -143,6 +154,8 @@ def _plan_tags(trial: Trial) -> dict[str, str]:
 
 def _attempt_tags(state: TrialState) -> dict[str, str]:
     tags = {"rayscale.attempts": str(state.attempts)}
+    if state.not_needed:
+        tags[NOT_NEEDED_TAG] = f"stopped at {state.not_needed}"[:5000]
     if state.failures:
         told = (f"{attempt}: {failure.reason}: {failure.detail[:300]}" for attempt, failure in state.failures.items())
         tags["rayscale.failed_attempts"] = "\n".join(told)[:5000]

@@ -7,7 +7,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,14 +38,30 @@ def hash_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def hash_files(files: Iterable[tuple[str, Path]]) -> str:
+    """Hash names and contents of files.
+
+    Args:
+        files: (name, path) in a fixed order.
+
+    Returns:
+        sha256, hexadecimal.
+    """
+    total = hashlib.sha256()
+    for name, path in files:
+        total.update(f"{name}\0{hash_file(path)}\n".encode())
+    return total.hexdigest()
+
+
 @contextmanager
-def made_once(target: Path) -> Iterator[Path | None]:
+def made_once(target: Path, waiting: Callable[[], None] | None = None) -> Iterator[Path | None]:
     """Make a directory that is either complete or absent, by one process at a time.
 
     The lock is an `flock`, so it goes when its holder dies; what a dead holder left behind is thrown away.
 
     Args:
         target: The directory.
+        waiting: Called before waiting for another process that makes it.
 
     Yields:
         A temporary directory to fill, renamed to `target` when the block ends well; None if `target` is there.
@@ -55,7 +71,12 @@ def made_once(target: Path) -> Iterator[Path | None]:
         return
     target.parent.mkdir(parents=True, exist_ok=True)
     with target.with_name(f".{target.name}.lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if waiting:
+                waiting()
+            fcntl.flock(lock, fcntl.LOCK_EX)
         if target.is_dir():
             yield None
             return

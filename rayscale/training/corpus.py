@@ -8,20 +8,38 @@ what `max_bytes` keeps and how documents follow each other; the other half says 
 from __future__ import annotations
 
 import hashlib
+from array import array
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO
+from typing import TYPE_CHECKING
 
 from rayscale.errors import InputError
 from rayscale.training.documents import Source
+from rayscale.training.encoding import Meter, batch_bytes, batched, encode_batches
+from rayscale.training.streamfile import StreamWriter
 from rayscale.training.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     import numpy as np
 
-_BATCH_BYTES = 2_000_000
+
+@dataclass(frozen=True)
+class WrittenStreams:
+    """What was written.
+
+    Attributes:
+        train_tokens: Length of the training stream.
+        held_out_tokens: Length of the held-out stream.
+        held_out_bytes: Text of the held-out stream. Units: B.
+        dtype: Type of a stored token id.
+    """
+
+    train_tokens: int
+    held_out_tokens: int
+    held_out_bytes: int
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -46,6 +64,10 @@ class Scan:
         return int(self.sizes[self.chosen].sum())
 
 
+def _silent(_: str) -> None:
+    """Swallow progress."""
+
+
 @dataclass(frozen=True)
 class Corpus:
     """The documents of a source, split and ordered.
@@ -54,24 +76,27 @@ class Corpus:
         source: Where documents come from.
         held_out: Share of the documents that is held out.
         max_bytes: Most text to keep; None keeps all. Units: B.
+        tell: Receives progress for people.
     """
 
     source: Source
     held_out: float
     max_bytes: int | None
+    tell: Callable[[str], None] = _silent
 
     @cached_property
     def scan(self) -> Scan:
         """Hash all documents and decide which are kept and which are held out."""
         import numpy as np
 
-        hashes, sizes = bytearray(), []
+        hashes, sizes, meter = bytearray(), array("q"), Meter(self.tell, "reading")
         for text in self.source.documents():
             raw = _utf8(text)
             hashes += hashlib.blake2b(raw, digest_size=16).digest()
-            sizes.append(len(raw) if raw.strip() else 0)
-        pairs = np.frombuffer(bytes(hashes), dtype="<u8").reshape(-1, 2)
-        order, lots, size = pairs[:, 0], pairs[:, 1], np.asarray(sizes, dtype=np.int64)
+            sizes.append(_size(raw))
+            meter.add(len(raw))
+        pairs = np.frombuffer(hashes, dtype="<u8").reshape(-1, 2)
+        order, lots, size = pairs[:, 0], pairs[:, 1], np.frombuffer(sizes, dtype=np.int64)
         chosen = _choose(order, size, self.max_bytes) & (size > 0)
         if chosen.sum() < 2:
             expected = "expected at least two documents, one to train on and one to hold out"
@@ -89,52 +114,46 @@ class Corpus:
         """
         scan = self.scan
         train = scan.chosen & ~scan.held
-        wanted = _choose(scan.order, scan.sizes * train, limit) & train
-        for text, take in zip(self.source.documents(), wanted, strict=True):
-            if take:
-                yield clean(text)
+        for _, text, _ in self._chosen(_choose(scan.order, scan.sizes * train, limit) & train):
+            yield text
 
-    def write(self, directory: Path, tokenizer: Tokenizer, progress: Callable[[str], None]) -> dict[str, int]:
-        """Tokenise everything that is kept into `train.bin`, `held_out.bin` and `held_out_documents.npy`.
+    def write(self, directory: Path, tokenizer: Tokenizer) -> WrittenStreams:
+        """Tokenise everything that is kept into `train.bin`, `held_out.bin` and the ends of their documents.
 
         Args:
             directory: Where to write.
             tokenizer: The tokenizer.
-            progress: Receives lines for people.
 
         Returns:
-            Counts of tokens and documents per stream and of held-out bytes.
+            What was written.
         """
-        scan, done = self.scan, 0
-        dtype = token_dtype(tokenizer.vocab_size)
-        streams = {name: _Stream(directory / f"{name}.bin", dtype) for name in ("train", "held_out")}
-        for indices, texts in self._batches():
-            for index, ids in zip(indices, _encode(tokenizer, texts), strict=True):
-                name = "held_out" if scan.held[index] else "train"
-                streams[name].append(int(scan.order[index]), int(scan.sizes[index]), ids)
-                done += int(scan.sizes[index])
-            progress(f"tokenising: {done / 1e6:.1f} of {scan.bytes_chosen / 1e6:.1f} MB")
-        for stream in streams.values():
-            stream.finish()
-        counts = {f"{name}_tokens": stream.tokens for name, stream in streams.items()}
-        counts |= {f"{name}_documents": len(stream.lengths) for name, stream in streams.items()}
-        return counts | {"held_out_bytes": sum(streams["held_out"].sizes)}
+        scan, dtype = self.scan, token_dtype(tokenizer.vocab_size)
+        train, held_out = (StreamWriter(directory / f"{name}.bin", dtype) for name in ("train", "held_out"))
+        meter = Meter(self.tell, "tokenising", scan.bytes_chosen)
+        for batch in encode_batches(tokenizer, batched(self._chosen(scan.chosen), batch_bytes()), dtype):
+            held = scan.held[batch.indices]
+            held_ids = held.repeat(batch.lengths)
+            train.append(batch.indices[~held], batch.lengths[~held], batch.ids[~held_ids])
+            held_out.append(batch.indices[held], batch.lengths[held], batch.ids[held_ids])
+            meter.add(batch.size)
+        meter.finish()
+        train.finish(scan.order, scan.sizes)
+        held_out_bytes = held_out.finish(scan.order, scan.sizes)
+        return WrittenStreams(train.tokens, held_out.tokens, held_out_bytes, dtype)
 
-    def _batches(self) -> Iterator[tuple[list[int], list[str]]]:
-        indices: list[int] = []
-        texts: list[str] = []
-        size = 0
+    def _chosen(self, wanted: np.ndarray) -> Iterator[tuple[int, str, int]]:
+        """Read the source again and yield (index, text, bytes) of the wanted documents."""
+        sizes, index = self.scan.sizes, -1
         for index, text in enumerate(self.source.documents()):
-            if not self.scan.chosen[index]:
-                continue
-            indices.append(index)
-            texts.append(clean(text))
-            size += int(self.scan.sizes[index])
-            if size >= _BATCH_BYTES:
-                yield indices, texts
-                indices, texts, size = [], [], 0
-        if texts:
-            yield indices, texts
+            if index >= len(sizes):
+                break
+            if wanted[index]:
+                raw = _utf8(text)
+                if _size(raw) != sizes[index]:
+                    raise changed(self.source)
+                yield index, raw.decode("utf-8"), len(raw)
+        if index + 1 != len(sizes):
+            raise changed(self.source)
 
 
 def token_dtype(vocab_size: int) -> str:
@@ -149,28 +168,26 @@ def token_dtype(vocab_size: int) -> str:
     return "uint16" if vocab_size <= 65536 else "uint32"
 
 
-def clean(text: str) -> str:
-    """Replace lone surrogates, which JSON may smuggle in and UTF-8 cannot write.
+def changed(source: Source) -> InputError:
+    """Make the error for text that is not what it was a moment ago.
 
     Args:
-        text: Any text.
+        source: Where it comes from.
 
     Returns:
-        Text that UTF-8 can write.
+        The error.
     """
-    return _utf8(text).decode("utf-8")
+    return InputError(f"data: {source.label} changed while it was read; expected text that stays as it is: run again")
 
 
 def _utf8(text: str) -> bytes:
+    """Write UTF-8; lone surrogates, which JSON may smuggle in and UTF-8 cannot write, become question marks."""
     return text.encode("utf-8", "replace")
 
 
-def _encode(tokenizer: Tokenizer, texts: list[str]) -> Iterator[np.ndarray]:
-    import numpy as np
-
-    end = [] if tokenizer.end_of_text is None else [tokenizer.end_of_text]
-    for ids in tokenizer.encode(texts):
-        yield np.concatenate([ids.astype(np.uint32), np.asarray(end, dtype=np.uint32)])
+def _size(raw: bytes) -> int:
+    """Tell how much text a document has: none if it is blank. Units: B."""
+    return len(raw) if raw.strip() else 0
 
 
 def _choose(order: np.ndarray, sizes: np.ndarray, limit: int | None) -> np.ndarray:
@@ -179,7 +196,7 @@ def _choose(order: np.ndarray, sizes: np.ndarray, limit: int | None) -> np.ndarr
 
     ranked = np.argsort(order, kind="stable")
     chosen = np.ones(len(order), dtype=bool)
-    if limit is not None:
+    if limit is not None and len(order):
         within = np.cumsum(sizes[ranked]) <= limit
         within[: int(np.argmax(sizes[ranked] > 0)) + 1] = True
         chosen[ranked] = within
@@ -197,41 +214,3 @@ def _hold_out(lots: np.ndarray, chosen: np.ndarray, share: float) -> np.ndarray:
     if held[kept].all():
         held[lots == lots[kept].max()] = False
     return held & chosen
-
-
-class _Stream:
-    """Documents' tokens as they come, brought into the pseudo-random order at the end (on disk, not in memory)."""
-
-    def __init__(self, path: Path, dtype: str) -> None:
-        self.path, self.dtype = path, dtype
-        self.order: list[int] = []
-        self.sizes: list[int] = []
-        self.lengths: list[int] = []
-        self._raw = path.with_suffix(".raw")
-        self._file: BinaryIO = self._raw.open("wb")
-
-    @property
-    def tokens(self) -> int:
-        return sum(self.lengths)
-
-    def append(self, order: int, size: int, ids: np.ndarray) -> None:
-        self._file.write(ids.astype(self.dtype).tobytes())
-        self.order.append(order)
-        self.sizes.append(size)
-        self.lengths.append(len(ids))
-
-    def finish(self) -> None:
-        import numpy as np
-
-        self._file.close()
-        ranked = np.argsort(np.asarray(self.order, dtype=np.uint64), kind="stable")
-        lengths = np.asarray(self.lengths, dtype=np.int64)
-        starts = np.cumsum(lengths) - lengths
-        raw = np.memmap(self._raw, dtype=self.dtype, mode="r") if self.tokens else np.zeros(0, self.dtype)
-        with self.path.open("wb") as out:
-            for index in ranked:
-                out.write(raw[starts[index] : starts[index] + lengths[index]].tobytes())
-        # Tokens and bytes up to each document's end, to tell the bytes behind the first N tokens.
-        ends = np.stack([np.cumsum(lengths[ranked]), np.cumsum(np.asarray(self.sizes, dtype=np.int64)[ranked])])
-        np.save(self.path.with_name(f"{self.path.stem}_documents.npy"), ends)
-        self._raw.unlink()

@@ -9,14 +9,15 @@ silently.
 
 from __future__ import annotations
 
+import errno
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayscale.errors import InputError
+from rayscale.errors import EnvironmentUnusableError, InputError
 from rayscale.spec import BpeSpec, DataSpec, SweepSpec
 from rayscale.training.cachefiles import digest_of, hash_file, made_once
 from rayscale.training.documents import Source, open_files, open_stdlib
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 """Raised when the same recipe would give other streams."""
+
+_UNWRITABLE = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.EEXIST)
 
 Progress = Callable[[str], None]
 
@@ -109,15 +112,23 @@ def prepare(spec: SweepSpec, cache: Path, progress: Progress | None = None) -> P
 
     Raises:
         InputError: If the source or tokenizer cannot be used as declared, or cached streams are damaged.
+        EnvironmentUnusableError: If the cache cannot be written.
     """
     tell, cache = progress or _silent, cache.absolute()
-    if spec.data.synthetic is not None:
-        return _prepare_synthetic(spec, cache, tell)
-    return _prepare_text(spec, cache, tell)
+    try:
+        if spec.data.synthetic is not None:
+            return _prepare_synthetic(spec, cache, tell)
+        return _prepare_text(spec, cache, tell)
+    except OSError as error:
+        if error.errno not in _UNWRITABLE:
+            raise
+        expected = "expected a writable directory with room for the tokens ($RAYSCALE_CACHE names another)"
+        where = error.filename or cache
+        raise EnvironmentUnusableError(f"{where}: cannot be written: {error.strerror}; {expected}") from None
 
 
 def check_budget(data: PreparedData, spec: SweepSpec, tokens: int) -> None:
-    """Refuse a budget that the corpus cannot serve.
+    """Refuse a budget that the corpus cannot serve, and a model that cannot read it.
 
     Args:
         data: The prepared data.
@@ -125,7 +136,7 @@ def check_budget(data: PreparedData, spec: SweepSpec, tokens: int) -> None:
         tokens: The largest budget.
 
     Raises:
-        InputError: With the numbers, if training or held-out text is too short.
+        InputError: With the numbers, if training or held-out text is too short or the model has too few tokens.
     """
     length = spec.data.sequence_length
     available = rows_in(data.train_tokens, length) * length
@@ -139,6 +150,11 @@ def check_budget(data: PreparedData, spec: SweepSpec, tokens: int) -> None:
     if spec.eval.tokens > held_out:
         found = f"{held_out} held-out targets are there ({data.source}, data.held_out {spec.data.held_out})"
         problems.append(f"eval.tokens: {spec.eval.tokens} asked for, but {found}; expected at most that")
+    stated = (spec.model.config or {}).get("vocab_size")
+    if isinstance(stated, int) and stated < data.vocab_size:
+        cut_by = f" ({data.tokenizer})" if data.tokenizer else ""
+        found = f"vocab_size {stated}, but the data has {data.vocab_size} tokens{cut_by}"
+        problems.append(f"model.config: {found}; expected >= that")
     if problems:
         raise InputError(problems)
 
@@ -215,41 +231,58 @@ def _prepare_synthetic(spec: SweepSpec, cache: Path, progress: Progress) -> Prep
 
 
 def _prepare_text(spec: SweepSpec, cache: Path, progress: Progress) -> PreparedData:
-    from rayscale.training.corpus import Corpus, token_dtype
+    from rayscale.training.corpus import Corpus
     from rayscale.training.tokenizer import SAMPLE_BYTES, load_tokenizer
 
     source = _open_source(spec.data)
-    corpus = Corpus(source, spec.data.held_out, spec.data.max_bytes)
+    corpus = Corpus(source, spec.data.held_out, spec.data.max_bytes, progress)
+    identity = source.fingerprint()
     text = {
         "format": FORMAT,
-        "source": source.fingerprint(),
+        "source": identity,
         "column": spec.data.text_column,
         "held_out": spec.data.held_out,
         "max_bytes": spec.data.max_bytes,
     }
     if isinstance(spec.data.tokenizer, BpeSpec):
         progress(f"tokenizer: byte-level BPE of {spec.data.tokenizer.bpe}")
-    tokenizer = load_tokenizer(spec, cache, digest_of(text), lambda: corpus.sample(SAMPLE_BYTES))
+    tokenizer = load_tokenizer(
+        spec, cache, digest_of(text), lambda: _steady(corpus.sample(SAMPLE_BYTES), source, identity)
+    )
     recipe = {**text, "tokenizer": tokenizer.fingerprint, "vocab_size": tokenizer.vocab_size}
     target = cache / "data" / digest_of(recipe)[:16]
-    with made_once(target) as directory:
+    with made_once(target, lambda: progress(f"waiting for another process that prepares {target}")) as directory:
         if directory is not None:
-            counts = corpus.write(directory, tokenizer, progress)
+            written = corpus.write(directory, tokenizer)
+            _check_steady(source, identity)
             facts = {
                 "fingerprint": digest_of(recipe),
                 "tokenizer_fingerprint": tokenizer.fingerprint,
                 "vocab_size": tokenizer.vocab_size,
-                "train_tokens": counts["train_tokens"],
-                "eval_tokens": counts["held_out_tokens"],
-                "eval_bytes_per_token": counts["held_out_bytes"] / counts["held_out_tokens"],
+                "train_tokens": written.train_tokens,
+                "eval_tokens": written.held_out_tokens,
+                "eval_bytes_per_token": written.held_out_bytes / written.held_out_tokens,
                 "source": source.label,
                 "tokenizer": tokenizer.name,
                 "entropy_nats": None,
                 "revision": source.revision,
-                "dtype": token_dtype(tokenizer.vocab_size),
+                "dtype": written.dtype,
             }
             _finish(directory, recipe, facts)
     return open_prepared(target, recipe)
+
+
+def _steady(texts: Iterator[str], source: Source, fingerprint: str) -> Iterator[str]:
+    yield from texts
+    _check_steady(source, fingerprint)
+
+
+def _check_steady(source: Source, fingerprint: str) -> None:
+    """Make sure that what has been read is what was hashed first, for which the directory's name vouches."""
+    from rayscale.training.corpus import changed
+
+    if source.fingerprint() != fingerprint:
+        raise changed(source)
 
 
 def _open_source(data: DataSpec) -> Source:

@@ -6,8 +6,6 @@ Reading twice must give the same documents in the same order: `fingerprint` says
 from __future__ import annotations
 
 import glob
-import hashlib
-import json
 import sysconfig
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -15,12 +13,9 @@ from pathlib import Path
 from typing import Protocol
 
 from rayscale.errors import InputError
+from rayscale.training.cachefiles import hash_files
+from rayscale.training.rowfiles import ROW_KINDS, TEXT_KINDS, documents_in
 
-PASSAGE_CHARS = 65536
-"""A longer text is cut at line ends into passages of at most this length, so that one big file can be split in two
-(train and held out) and memory stays bounded."""
-
-_WHOLE = {".txt", ".py", ".rst", ".md"}
 _STDLIB_LEFT_OUT = {"test", "tests", "idle_test", "site-packages", "__pycache__"}
 
 
@@ -48,7 +43,7 @@ class FileSource:
 
     Attributes:
         files: (name that does not depend on where the tree lies, path), sorted by name.
-        column: Key or column of the text in .jsonl and .parquet files.
+        column: Key or column of the text in .jsonl, .parquet and .arrow files.
         label: What it is, for people.
         lenient: Skip files that are no UTF-8 instead of refusing them.
         revision: None: local files have none.
@@ -62,43 +57,15 @@ class FileSource:
 
     def fingerprint(self) -> str:
         """Return a hash of all names and contents."""
-        total = hashlib.sha256()
-        for name, path in self.files:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            total.update(f"{name}\0{digest}\n".encode())
-        return total.hexdigest()
+        try:
+            return hash_files(self.files)
+        except OSError as error:
+            raise InputError(f"data.files: {error.filename}: cannot be read: {error.strerror}") from None
 
     def documents(self) -> Iterator[str]:
-        """Yield whole text files cut into passages, and one document per row of .jsonl and .parquet files."""
+        """Yield whole text files cut into passages, and one document per row of .jsonl, .parquet and .arrow files."""
         for _, path in self.files:
-            kind = path.suffix.lower()
-            if kind == ".jsonl":
-                rows = _json_rows(path, self.column)
-            elif kind == ".parquet":
-                rows = _parquet_rows(path, self.column)
-            else:
-                rows = _whole_file(path, self.lenient)
-            for text in rows:
-                yield from passages(text)
-
-
-def passages(text: str) -> Iterator[str]:
-    """Cut a long text at line ends.
-
-    Args:
-        text: A document.
-
-    Yields:
-        Passages of at most `PASSAGE_CHARS` characters; joined they give the text.
-    """
-    start = 0
-    while len(text) - start > PASSAGE_CHARS:
-        end = text.rfind("\n", start, start + PASSAGE_CHARS) + 1
-        end = end if end > start else start + PASSAGE_CHARS
-        yield text[start:end]
-        start = end
-    yield text[start:]
+            yield from documents_in(path, self.column, lenient=self.lenient)
 
 
 def open_files(patterns: list[str], column: str) -> FileSource:
@@ -121,10 +88,10 @@ def open_files(patterns: list[str], column: str) -> FileSource:
         if not paths:
             problems.append(f"data.files: no file matches {pattern}")
         found |= paths
-    known = ", ".join(sorted(_WHOLE | {".jsonl", ".parquet"}))
+    kinds = TEXT_KINDS | ROW_KINDS
     for path in sorted(found):
-        if path.suffix.lower() not in _WHOLE | {".jsonl", ".parquet"}:
-            problems.append(f"data.files: {path}: expected one of {known}")
+        if path.suffix.lower() not in kinds:
+            problems.append(f"data.files: {path}: expected one of {', '.join(sorted(kinds))}")
     if problems:
         raise InputError(problems)
     root = _common_directory(found)
@@ -161,48 +128,3 @@ def _common_directory(paths: set[Path]) -> Path:
     while not all(parent.is_relative_to(common) for parent in parents):
         common = common.parent
     return common
-
-
-def _whole_file(path: Path, lenient: bool) -> Iterator[str]:
-    try:
-        yield path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        if not lenient:
-            raise InputError(f"data.files: {path}: expected UTF-8 text") from None
-
-
-def _json_rows(path: Path, column: str) -> Iterator[str]:
-    with path.open("rb") as file:
-        for number, line in enumerate(file, start=1):
-            if not line.strip():
-                continue
-            try:
-                row = json.loads(line)
-            except ValueError:
-                raise InputError(f"data.files: {path}:{number}: expected one JSON object per line") from None
-            text = row.get(column) if isinstance(row, dict) else None
-            if not isinstance(text, str):
-                keys = ", ".join(row) if isinstance(row, dict) else type(row).__name__
-                expected = f"expected text under the key `{column}` (data.text_column)"
-                raise InputError(f"data.files: {path}:{number}: {expected}; the row has: {keys}")
-            yield text
-
-
-def _parquet_rows(path: Path, column: str) -> Iterator[str]:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    try:
-        file = pq.ParquetFile(path)
-    except (pa.ArrowException, OSError) as error:
-        raise InputError(f"data.files: {path}: no readable parquet file: {str(error).splitlines()[0]}") from None
-    names = file.schema_arrow.names
-    if column not in names:
-        expected = f"expected a column `{column}` (data.text_column)"
-        raise InputError(f"data.files: {path}: {expected}; the file has: {', '.join(names)}")
-    for batch in file.iter_batches(batch_size=1024, columns=[column]):
-        for text in batch.column(0).to_pylist():
-            if text is not None and not isinstance(text, str):
-                raise InputError(f"data.files: {path}: column `{column}`: expected text, got {type(text).__name__}")
-            if text:
-                yield text

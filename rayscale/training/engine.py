@@ -10,9 +10,18 @@ import gc
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from rayscale.training.order import IGNORED
+from rayscale.training.loss import (
+    LossPath,
+    SplitModel,
+    backward_chunked,
+    chunk_rows,
+    evaluated_losses,
+    fused_loss,
+)
+from rayscale.training.loss import token_losses as full_losses
 
 if TYPE_CHECKING:
     import torch
@@ -29,8 +38,11 @@ class Engine:
         model: The model.
         optimizer: Its optimiser.
         device: Where it runs.
-        precision: `fp32`, or `bf16`: autocast over fp32 master weights.
+        precision: `fp32`; `bf16`: autocast over fp32 master weights; `bf16-pure`: weights and moments in bf16 too.
         grad_clip: Largest gradient norm; None: no clipping.
+        split: The model's body and head; None where its logits are more than a linear layer.
+        loss_path: How head and loss are computed.
+        expected_bytes: Memory that training takes by the planner's sum; None if unknown. Units: B.
     """
 
     model: nn.Module
@@ -38,6 +50,9 @@ class Engine:
     device: torch.device
     precision: str
     grad_clip: float | None
+    split: SplitModel | None = None
+    loss_path: LossPath = "full"
+    expected_bytes: int | None = None
 
     def step(self, batch: Batch, learning_rate: float) -> torch.Tensor:
         """Take one optimiser step. Nothing in it waits for the device.
@@ -53,18 +68,41 @@ class Engine:
 
         total: torch.Tensor | None = None
         for inputs, targets in batch.micro_batches:
-            loss = self.token_losses(inputs, targets).sum() / batch.targets
-            loss.backward()
-            total = loss.detach() if total is None else total + loss.detach()
+            loss = self.backward(inputs, targets, batch.targets)
+            total = loss if total is None else total + loss
         if total is None:
             raise ValueError("expected a batch of at least one micro-batch")
         if self.grad_clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.model.parameters(), self.grad_clip)
+            torch.nn.utils.clip_grad_norm_(self._parameters, self.grad_clip)
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate
         self.optimizer.step()
-        self.optimizer.zero_grad(set_to_none=True)
+        for parameter in self._parameters:  # what zero_grad does, without its bookkeeping
+            parameter.grad = None
         return total
+
+    def backward(self, inputs: torch.Tensor, targets: torch.Tensor, divisor: int) -> torch.Tensor:
+        """Add one micro-batch's gradients to those that are there.
+
+        Args:
+            inputs: Token ids, shape (rows, T).
+            targets: Token ids or `IGNORED`, shape (rows, T).
+            divisor: Targets of the whole optimiser step.
+
+        Returns:
+            The micro-batch's share of the step's mean loss, on the device, without a graph.
+        """
+        flat = targets.reshape(-1)
+        if self.split is None or self.loss_path == "full":
+            loss = self.token_losses(inputs, targets).sum() / divisor
+        else:
+            with self._autocast():
+                hidden = self.split.hidden(inputs)
+            if self.loss_path == "chunked":
+                return backward_chunked(self._logits, hidden, flat, divisor, self._chunk_rows)
+            loss = fused_loss(self.split, hidden, flat, divisor, self.compute_dtype)
+        loss.backward()
+        return loss.detach()
 
     def token_losses(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Compute the cross entropy of every target; ignored ones give 0.
@@ -76,12 +114,33 @@ class Engine:
         Returns:
             fp32 losses, shape (rows · T,). Units: nats.
         """
-        import torch.nn.functional as F  # noqa: N812
-
         with self._autocast():
+            if self.split is not None:
+                return evaluated_losses(self.split, self.split.hidden(inputs), targets.reshape(-1), self._chunk_rows)
             logits = self.model(input_ids=inputs, use_cache=False).logits
-        flat = logits.float().view(-1, logits.shape[-1])
-        return F.cross_entropy(flat, targets.reshape(-1), ignore_index=IGNORED, reduction="none")
+        return full_losses(logits.flatten(0, 1), targets.reshape(-1))
+
+    def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        if self.split is None:
+            raise ValueError("expected a model that was split into body and head")
+        with self._autocast():
+            return self.split.head(hidden)
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """Type of the matrix products."""
+        import torch
+
+        return torch.float32 if self.precision == "fp32" else torch.bfloat16
+
+    @cached_property
+    def _parameters(self) -> list[torch.nn.Parameter]:
+        """The parameters; walking through the modules for them at every step takes longer than clipping them."""
+        return list(self.model.parameters())
+
+    @property
+    def _chunk_rows(self) -> int:
+        return chunk_rows(self.model.config.vocab_size)
 
     def _autocast(self) -> AbstractContextManager[Any]:
         import torch
@@ -111,14 +170,16 @@ class Engine:
                     value.zero_()
 
     def _snapshot_device(self) -> torch.device:
-        """Keep the snapshot on the device only where weights, gradients, moments and it fit twice over."""
+        """Keep the snapshot on the device only where it and all that training takes fit there together."""
         import torch
 
         if self.device.type != "cuda":
             return self.device
         size = sum(parameter.nbytes for parameter in self.model.parameters())
         free, _ = torch.cuda.mem_get_info(self.device)
-        return self.device if free > 8 * size else torch.device("cpu")
+        # Without a sum: weights (there already), gradients and moments, twice over for what is unknown.
+        needed = 7 * size if self.expected_bytes is None else self.expected_bytes - size
+        return self.device if free > needed + size else torch.device("cpu")
 
 
 @contextmanager

@@ -83,8 +83,7 @@ def stream_gather(stream: np.ndarray, sequence_length: int, device: torch.device
     within = np.arange(sequence_length + 1)
 
     def from_host(starts: np.ndarray) -> torch.Tensor:
-        rows = stream[starts[:, None] + within].astype(np.int64)
-        return torch.from_numpy(rows).to(device, non_blocking=True)
+        return _sent(torch.from_numpy(stream[starts[:, None] + within].astype(np.int64)), device)
 
     if device.type == "cpu" or 4 * len(stream) > _DEVICE_BYTES:
         return from_host
@@ -92,7 +91,14 @@ def stream_gather(stream: np.ndarray, sequence_length: int, device: torch.device
     steps = torch.from_numpy(within).to(device)
 
     def from_device(starts: np.ndarray) -> torch.Tensor:
-        places = torch.from_numpy(starts).to(device, non_blocking=True)[:, None] + steps
+        places = _sent(torch.from_numpy(starts), device)[:, None] + steps
         return resident[places].long()
 
     return from_device
+
+
+def _sent(tensor: torch.Tensor, device: torch.device) -> torch.Tensor:
+    """Copy to the device without waiting for it: only a copy from pinned memory goes on by itself."""
+    if device.type == "cpu":
+        return tensor
+    return tensor.pin_memory().to(device, non_blocking=True)

@@ -124,7 +124,7 @@ def planned_vocab_size(spec: SweepSpec) -> int | None:
     Returns:
         The size; None if only loading the tokenizer tells it.
     """
-    config, data = spec.model.config or {}, spec.data
+    config, data = spec.model.fields or {}, spec.data
     if "vocab_size" in config:
         return int(config["vocab_size"])
     if data.synthetic is not None:
@@ -147,15 +147,30 @@ def shape_from_config(config: Mapping[str, Any], vocab_size: int) -> ModelShape:
     Raises:
         InputError: If the model type cannot be counted offline.
     """
+    return _count({**block_fields(config), "vocab_size": config.get("vocab_size", vocab_size)})
+
+
+def block_fields(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Fill in the defaults of a Llama-like config.
+
+    Args:
+        config: Fields of the transformers config.
+
+    Returns:
+        All fields that counting needs.
+
+    Raises:
+        InputError: If the model type cannot be counted offline.
+    """
     kind = str(config.get("model_type", "llama"))
     if kind not in _DEFAULTS:
         known = ", ".join(_DEFAULTS)
         raise InputError(f"model.config.model_type: `{kind}` cannot be counted without building it; known: {known}")
-    fields = {**_DEFAULTS[kind], "vocab_size": vocab_size, **config}
-    return _count(kind, fields)
+    return {"model_type": kind, **_DEFAULTS[kind], **config}
 
 
-def _count(kind: str, fields: Mapping[str, Any]) -> ModelShape:
+def _count(fields: Mapping[str, Any]) -> ModelShape:
+    kind = fields["model_type"]
     hidden, inner, vocab = fields["hidden_size"], fields["intermediate_size"], fields["vocab_size"]
     heads, layers = fields["num_attention_heads"], fields["num_hidden_layers"]
     head_dim = fields["head_dim"] or hidden // heads

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rayscale.errors import EnvironmentUnusableError, InputError
-from rayscale.training.documents import passages
+from rayscale.training.cachefiles import hash_files
+from rayscale.training.rowfiles import passages
 
 if TYPE_CHECKING:
     from rayscale.spec import DataSpec
 
+_BATCH_ROWS = 256
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -72,7 +74,7 @@ class DatasetSource:
 
     def documents(self) -> Iterator[str]:
         """Yield the texts in the dataset's order, long ones cut into passages."""
-        for batch in self._dataset.iter(batch_size=1000):
+        for batch in self._dataset.iter(batch_size=_BATCH_ROWS):
             for text in batch[self.data.text_column]:
                 if text is not None and not isinstance(text, str):
                     column = self.data.text_column
@@ -80,7 +82,7 @@ class DatasetSource:
                         f"data.text_column: `{column}` of {self.label} holds {type(text).__name__}, no text"
                     )
                 if text:
-                    yield from passages(text)
+                    yield from passages([text])
 
 
 def _load(data: DataSpec, name: str, revision: str | None) -> Any:
@@ -119,9 +121,5 @@ def _first(error: BaseException) -> str:
 
 
 def _hash_tree(root: Path) -> str:
-    total = hashlib.sha256()
-    for path in sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("cache-")):
-        with path.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
-        total.update(f"{path.relative_to(root).as_posix()}\0{digest}\n".encode())
-    return total.hexdigest()
+    paths = sorted(path for path in root.rglob("*") if path.is_file() and not path.name.startswith("cache-"))
+    return hash_files((path.relative_to(root).as_posix(), path) for path in paths)

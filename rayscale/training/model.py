@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from rayscale.errors import EnvironmentUnusableError, InputError
 
 if TYPE_CHECKING:
+    import torch
     from transformers import PreTrainedModel
 
     from rayscale.spec import ModelSpec, SweepSpec
@@ -24,20 +25,29 @@ CAUSAL_ATTENTION = "rayscale_causal"
 # Fields that appear in published config.json files without being settings of the config classes.
 _TOLERATED = {"architectures", "torch_dtype", "dtype", "transformers_version", "rope_theta", "rope_scaling"}
 
+# Architectures whose attention is plainly causal, up to windows that the config tells (a test compares each with
+# transformers' own eager attention). Others may hide a prefix, an index or a bias in their masks.
+_PLAIN = (
+    *("arcee", "gemma", "gpt2", "gpt_neox", "granite", "llama", "mistral", "mixtral", "olmo", "olmo2", "phi", "phi3"),
+    *("qwen2", "qwen2_moe", "qwen3", "qwen3_moe", "smollm3", "starcoder2"),
+)
+
 
 @dataclass(frozen=True)
 class BuiltModel:
     """A model on its device.
 
     Attributes:
-        module: The model, in training mode, fp32 weights.
+        module: The model, in training mode; fp32 weights, bf16 ones for `bf16-pure`.
         revision: Commit of pretrained weights from the hub; None otherwise.
         attention: Attention implementation it runs with.
+        attention_note: Why that is not our mask-free one; None where it is.
     """
 
     module: PreTrainedModel
     revision: str | None
     attention: str
+    attention_note: str | None = None
 
 
 def build_model(spec: SweepSpec, vocab_size: int, seed: int, device: str) -> BuiltModel:
@@ -56,8 +66,15 @@ def build_model(spec: SweepSpec, vocab_size: int, seed: int, device: str) -> Bui
         InputError: If the config or the weights are not what the sweep file says, or do not fit the data.
         EnvironmentUnusableError: If weights cannot be fetched.
     """
-    if spec.model.pretrained is not None:
-        return _pretrained(spec, vocab_size, device)
+    built = _pretrained(spec, vocab_size, device) if spec.model.pretrained else _random(spec, vocab_size, seed, device)
+    if spec.train.checkpointing:
+        if not built.module.supports_gradient_checkpointing:
+            raise InputError(f"train.checkpointing: `{built.module.config.model_type}` has none; expected false")
+        built.module.gradient_checkpointing_enable({"use_reentrant": False})
+    return built
+
+
+def _random(spec: SweepSpec, vocab_size: int, seed: int, device: str) -> BuiltModel:
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -65,8 +82,14 @@ def build_model(spec: SweepSpec, vocab_size: int, seed: int, device: str) -> Bui
     attention = choose_attention(config, spec.data.sequence_length)
     torch.manual_seed(seed)
     with torch.device(device):  # built where it will run: 1.1B parameters take 23 s on a CPU
-        module = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=torch.float32)
-    return BuiltModel(module.to(device).train(), None, attention)
+        module = AutoModelForCausalLM.from_config(config, attn_implementation=attention, dtype=_weight_type(spec))
+    return BuiltModel(module.to(device).train(), None, attention, mask_obstacle(config, spec.data.sequence_length))
+
+
+def _weight_type(spec: SweepSpec) -> torch.dtype:
+    import torch
+
+    return torch.bfloat16 if spec.train.precision == "bf16-pure" else torch.float32
 
 
 def random_config(spec: SweepSpec, vocab_size: int) -> Any:
@@ -85,7 +108,7 @@ def random_config(spec: SweepSpec, vocab_size: int) -> Any:
     from huggingface_hub.errors import StrictDataclassError
     from transformers import AutoConfig
 
-    fields = {"vocab_size": vocab_size, **(spec.model.config or {})}
+    fields = {"vocab_size": vocab_size, **(spec.model.fields or {})}
     kind = str(fields.pop("model_type", "llama"))
     try:
         default = AutoConfig.for_model(kind)
@@ -116,26 +139,56 @@ def choose_attention(config: Any, sequence_length: int) -> str:
     """
     from transformers import AttentionInterface
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+    if mask_obstacle(config, sequence_length) is None:
+        AttentionInterface.register(CAUSAL_ATTENTION, sdpa_attention_forward)
+        return CAUSAL_ATTENTION
+    return "sdpa" if _model_class(config)._supports_sdpa else "eager"
+
+
+def mask_obstacle(config: Any, sequence_length: int) -> str | None:
+    """Tell why a model must keep its own masks.
+
+    Args:
+        config: The transformers config.
+        sequence_length: T.
+
+    Returns:
+        The reason in words; None if all its layers attend to the whole past within T and take attention by name.
+
+    Raises:
+        InputError: If it is no causal language model.
+    """
+    model_class = _model_class(config)
+    if config.model_type not in _PLAIN:
+        return f"the masks of `{config.model_type}` are not known to be plainly causal"
+    if not (getattr(model_class, "_supports_attention_backend", False) and model_class._supports_sdpa):
+        return f"`{config.model_type}` does not take attention by name"
+    layers = getattr(config, "layer_types", None)
+    other = sorted({kind for kind in layers or [] if kind != "full_attention"})
+    if other:
+        return f"not every layer attends to the whole past: {', '.join(other)}"
+    window = getattr(config, "sliding_window", None) if layers is None else None
+    if window is not None and window < sequence_length:
+        return f"sliding_window {window} is shorter than the rows ({sequence_length})"
+    return None
+
+
+def _model_class(config: Any) -> Any:
     from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING
 
     model_class = MODEL_FOR_CAUSAL_LM_MAPPING.get(type(config), None)
     if model_class is None:
         raise InputError(f"model: `{config.model_type}` is no causal language model of transformers")
-    layers = getattr(config, "layer_types", None)
-    window = getattr(config, "sliding_window", None) if layers is None else None
-    full = all(kind == "full_attention" for kind in layers or []) and (window is None or window >= sequence_length)
-    if full and getattr(model_class, "_supports_attention_backend", False) and model_class._supports_sdpa:
-        AttentionInterface.register(CAUSAL_ATTENTION, sdpa_attention_forward)
-        return CAUSAL_ATTENTION
-    return "sdpa" if model_class._supports_sdpa else "eager"
+    return model_class
 
 
 def _pretrained(spec: SweepSpec, vocab_size: int, device: str) -> BuiltModel:
-    import torch
     from transformers import AutoConfig, AutoModelForCausalLM
     from transformers.utils import logging
 
     model = spec.model
+    weights = _weight_type(spec)
     name, options = str(model.pretrained), {"revision": model.revision, "trust_remote_code": False}
     logging.disable_progress_bar()
     try:
@@ -148,14 +201,15 @@ def _pretrained(spec: SweepSpec, vocab_size: int, device: str) -> BuiltModel:
         # The weights come from the commit whose config was read, even if the branch moves in between.
         options["revision"] = revision or model.revision
         module = AutoModelForCausalLM.from_pretrained(
-            name, config=config, use_safetensors=True, dtype=torch.float32, attn_implementation=attention, **options
+            name, config=config, use_safetensors=True, dtype=weights, attn_implementation=attention, **options
         )
     except ConnectionError as error:
         raise EnvironmentUnusableError(f"model.pretrained: {name}: the hub is out of reach: {error}") from None
     except (OSError, ValueError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise InputError(f"model.pretrained: {name}: cannot be loaded: {first}") from None
-    return BuiltModel(module.to(device).train(), revision, attention)
+    note = mask_obstacle(config, spec.data.sequence_length)
+    return BuiltModel(module.to(device).train(), revision, attention, note)
 
 
 def check_shape(model: ModelSpec, config: Any) -> None:
@@ -169,7 +223,7 @@ def check_shape(model: ModelSpec, config: Any) -> None:
         InputError: With one line per field that differs.
     """
     problems = []
-    for field, stated in (model.config or {}).items():
+    for field, stated in (model.fields or {}).items():
         loaded = getattr(config, field, None)
         if loaded != stated:
             problems.append(

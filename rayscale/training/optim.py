@@ -37,7 +37,8 @@ def learning_rate(train: TrainSpec, first: int, last: int, budget: int) -> float
 
     The warm-up counts in tokens, not as a share of the budget, so all budgets start alike. After it:
     constant: 1; cosine: m + (1-m)(1+cos(pi x))/2 with x from 0 to 1 over the rest; wsd: 1, then over the last
-    `cooldown` share of the budget 1 - (1-m)·sqrt(x) (Haegele et al., arXiv 2405.18392). m = `min_lr_ratio`.
+    `cooldown` share of the budget 1 - (1-m)·sqrt(x) (Haegele et al., arXiv 2405.18392) or, with `cooldown_shape`
+    linear, 1 - (1-m)·x. m = `min_lr_ratio`.
 
     Args:
         train: The settings.
@@ -60,5 +61,6 @@ def _decay(train: TrainSpec, now: float, budget: int) -> float:
         return low + (1 - low) * (1 + math.cos(math.pi * min(1.0, max(0.0, share)))) / 2
     if train.schedule == "wsd":
         start = budget * (1 - train.cooldown)
-        return 1 - (1 - low) * math.sqrt(max(0.0, (now - start) / (budget - start)))
+        share = max(0.0, (now - start) / (budget - start))
+        return 1 - (1 - low) * (share if train.cooldown_shape == "linear" else math.sqrt(share))
     return 1.0

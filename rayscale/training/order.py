@@ -7,6 +7,9 @@ at a row's border. A budget of N targets takes the first N targets of the repeti
     [row][row]..    [row][row]..    [row][ro--]      `-`: surplus targets, ignored; whole micro-batches are computed
 
 Hence the first 500K targets of the 1M trial are those of the 500K trial of the same repetition.
+
+With several devices per trial, each takes its share of the same steps (`rank_rows`): all compute equally many whole
+micro-batches, and together exactly the step's targets.
 """
 
 from __future__ import annotations
@@ -33,6 +36,19 @@ class StepRows:
 
     starts: np.ndarray
     targets: int
+
+
+@dataclass(frozen=True)
+class RankRows:
+    """One device's rows of one optimiser step.
+
+    Attributes:
+        rows: Its rows; `rows.targets` are its own supervised targets, which may be 0.
+        step_targets: Supervised targets of the step on all devices: what the summed loss is divided by.
+    """
+
+    rows: StepRows
+    step_targets: int
 
 
 @dataclass(frozen=True)
@@ -111,6 +127,41 @@ class Budget:
         starts = np.zeros(self.computed_rows(step), dtype=np.int64)
         starts[: len(ids)] = ids * self.sequence_length
         return StepRows(starts, self.targets(step))
+
+
+def rank_rows(budget: Budget, step: int, row_ids: np.ndarray, rank: int, world: int) -> RankRows:
+    """Locate one device's rows of one optimiser step.
+
+    The step's rows are those of a single device, in the same order, cut into `world` runs of whole micro-batches; the
+    last devices get what padding there is. So every device computes the same shapes equally often, as the collective
+    operations of data-parallel training need it.
+
+    Args:
+        budget: The budget; its batch size is the whole step's, its micro-batch size one device's.
+        step: Index of the step.
+        row_ids: The budget's row sequence (`row_sequence`), the same on all devices.
+        rank: Index of the device.
+        world: Number of devices.
+
+    Returns:
+        The device's rows and the step's targets.
+
+    Raises:
+        ValueError: If there is no such device.
+    """
+    import numpy as np
+
+    if not 0 <= rank < world:
+        raise ValueError(f"expected a rank in [0, {world}), got {rank}")
+    whole = budget.step_rows(step, row_ids)
+    needed = math.ceil(whole.targets / budget.sequence_length)
+    share = math.ceil(needed / (world * budget.micro_batch_size)) * budget.micro_batch_size
+    first = rank * share
+    starts = np.zeros(share, dtype=np.int64)
+    mine = whole.starts[:needed][first : first + share]
+    starts[: len(mine)] = mine
+    targets = min(max(whole.targets - first * budget.sequence_length, 0), share * budget.sequence_length)
+    return RankRows(StepRows(starts, targets), whole.targets)
 
 
 def rows_in(stream_tokens: int, sequence_length: int) -> int:

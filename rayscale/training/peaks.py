@@ -6,6 +6,8 @@ contains `H200`. fp32 is the rate of the ordinary cores: training here never swi
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 # (patterns that must all occur in the lower-case name, bf16 tensor-core TFLOP/s, fp32 TFLOP/s)
 _PEAKS: tuple[tuple[tuple[str, ...], float, float | None], ...] = (
     (("gb300",), 2500.0, 80.0),
@@ -46,7 +48,7 @@ def peak_tflops(device_name: str, precision: str) -> float | None:
 
     Args:
         device_name: As the driver writes it, e.g. `NVIDIA H200`.
-        precision: `bf16` or `fp32`.
+        precision: `bf16`, `bf16-pure` or `fp32`.
 
     Returns:
         The data sheet's dense rate; None if the device or precision is unknown.
@@ -54,5 +56,37 @@ def peak_tflops(device_name: str, precision: str) -> float | None:
     name = device_name.lower()
     for patterns, bf16, fp32 in _PEAKS:
         if all(pattern in name for pattern in patterns):
-            return {"bf16": bf16, "fp32": fp32}.get(precision)
+            return {"bf16": bf16, "bf16-pure": bf16, "fp32": fp32}.get(precision)
     return None
+
+
+@dataclass(frozen=True)
+class Peak:
+    """What MFU is a share of.
+
+    Attributes:
+        tflops: Dense peak. Units: TFLOP/s.
+        source: Where it comes from, in words.
+    """
+
+    tflops: float
+    source: str
+
+
+def known_peak(device_name: str | None, precision: str, stated: float | None) -> Peak | None:
+    """Find a device's peak: as the sweep file states it, else from the table.
+
+    Args:
+        device_name: Name of the GPU; None for a CPU, of which the table knows nothing.
+        precision: `bf16`, `bf16-pure` or `fp32`.
+        stated: `train.peak_tflops`. Units: TFLOP/s.
+
+    Returns:
+        The peak; None if it is unknown.
+    """
+    if stated is not None:
+        return Peak(stated, "train.peak_tflops")
+    found = peak_tflops(device_name, precision) if device_name else None
+    return (
+        None if found is None else Peak(found, f"data sheet of {device_name}: dense {precision.removesuffix('-pure')}")
+    )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rayscale.errors import RayscaleError
 
@@ -57,12 +57,14 @@ class EvalResult:
         loss: Mean cross entropy. Units: nats per token.
         perplexity: exp(loss).
         bits_per_byte: Loss per byte of text, comparable across tokenizers; None for a synthetic source.
+        flops: What the evaluation took, apart from training's. Units: FLOP.
     """
 
     tokens: int
     loss: float
     perplexity: float
     bits_per_byte: float | None
+    flops: float
 
 
 @dataclass(frozen=True)
@@ -104,9 +106,11 @@ class Facts:
         attention: Attention implementation.
         device_name: Name of the GPU; None for a CPU.
         device_uuid: `GPU-...` as NVML writes it; None for a CPU.
-        peak_tflops: Dense peak of the GPU for the precision; None if unknown. Units: TFLOP/s.
+        peak_tflops: Dense peak of the device for the precision; None if unknown. Units: TFLOP/s.
+        peak_source: Where the peak comes from.
         revision: Commit of pretrained weights; None otherwise.
         versions: Of torch, its CUDA and transformers.
+        settings: What was chosen, with the reasons: attention, loss, micro-batch, memory, compilation.
     """
 
     params: int
@@ -117,8 +121,10 @@ class Facts:
     device_name: str | None
     device_uuid: str | None
     peak_tflops: float | None
+    peak_source: str | None
     revision: str | None
     versions: dict[str, str | None]
+    settings: dict[str, Any]
 
 
 def digest_losses(losses: np.ndarray) -> str:

@@ -7,22 +7,19 @@ module imports neither torch nor transformers; `preload` names what a fork serve
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib import metadata
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rayscale.errors import EnvironmentUnusableError
+from rayscale.training.compiling import compile_blocks
 from rayscale.training.data import PreparedData, check_budget
 from rayscale.training.engine import Engine, quiet_collector
 from rayscale.training.feed import Feed, stream_gather
-from rayscale.training.flops import ModelShape, flops_6nd, shape_from_model, training_flops
-from rayscale.training.model import BuiltModel, build_model
-from rayscale.training.optim import build_optimizer, learning_rate
+from rayscale.training.flops import ModelShape, evaluation_flops, flops_6nd, training_flops
+from rayscale.training.optim import learning_rate
 from rayscale.training.order import Budget, row_sequence, rows_in
-from rayscale.training.peaks import peak_tflops
 from rayscale.training.results import (
     Diverged,
     EvalResult,
@@ -33,6 +30,7 @@ from rayscale.training.results import (
     perplexity_of,
     tail_loss,
 )
+from rayscale.training.setup import Setup, configure_process, set_up
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,27 +48,33 @@ class Session:
     Attributes:
         spec: The resolved sweep.
         data: The prepared data.
-        engine: Model and optimiser.
-        built: The model as it was built.
-        shape: Its counts.
+        setup: Model, optimiser and the choices made for them.
         train_feed: The budget's batches.
         eval_feed: The held-out batches.
         data_s: Time to open the streams and move them to the device. Units: s.
         build_s: Time to build the model and the optimiser. Units: s.
-        compile_s: Time of the first warm-up step under torch.compile; 0 without. Units: s.
+        compile_s: Time of the first step and the first evaluation batch under torch.compile; 0 without. Units: s.
     """
 
     spec: SweepSpec
     data: PreparedData
-    engine: Engine
-    built: BuiltModel
-    shape: ModelShape
+    setup: Setup
     train_feed: Feed
     eval_feed: Feed
     data_s: float
     build_s: float
     compile_s: float = 0.0
     _trained: bool = False
+
+    @property
+    def engine(self) -> Engine:
+        """Model and optimiser."""
+        return self.setup.engine
+
+    @property
+    def shape(self) -> ModelShape:
+        """Counts of the model."""
+        return self.setup.shape
 
     def synchronize(self) -> None:
         """Wait until the device has done all that was asked of it."""
@@ -87,37 +91,53 @@ class Session:
         if self.engine.device.type == "cuda":
             properties = torch.cuda.get_device_properties(self.engine.device)
             name, uuid = properties.name, f"GPU-{properties.uuid}"
+        built, peak = self.setup.built, self.setup.peak
         return Facts(
             params=self.shape.params,
             matmul_params=self.shape.matmul_params,
             precision=self.engine.precision,
             threads=torch.get_num_threads(),
-            attention=self.built.attention,
+            attention=built.attention,
             device_name=name,
             device_uuid=uuid,
-            peak_tflops=peak_tflops(name, self.engine.precision) if name else None,
-            revision=self.built.revision,
+            peak_tflops=peak.tflops if peak else None,
+            peak_source=peak.source if peak else None,
+            revision=built.revision,
             versions={
                 "torch": torch.__version__,
                 "cuda": torch.version.cuda,
                 "transformers": metadata.version("transformers"),
             },
+            settings=self.setup.settings(),
         )
 
     def warmup(self) -> None:
-        """Run `train.warmup_steps` real steps and undo them, so that training starts at step 0 with everything warm."""
+        """Run `train.warmup_steps` real steps and undo them, so that training starts at step 0 with everything warm.
+
+        Compilation happens here too, of training and of evaluation: neither is left to a measured phase.
+        """
         steps = self.spec.train.warmup_steps
-        if steps == 0 and self.spec.train.compile != "on":
+        if steps == 0 and not self.setup.compile.on:
             return
         with self.engine.thrown_away():
-            if self.spec.train.compile == "on":
-                start = time.monotonic()
-                self._step(0)
-                self.synchronize()
-                self.compile_s = time.monotonic() - start
+            if self.setup.compile.on:
+                self._compile()
             for step in range(steps):
                 self._step(min(step, self.train_feed.budget.steps - 1))
         self.synchronize()
+
+    def _compile(self) -> None:
+        import torch
+
+        start = time.monotonic()
+        compile_blocks(self.engine.model)
+        self._step(0)
+        self.engine.model.eval()
+        with torch.no_grad():
+            self.engine.token_losses(*self.eval_feed.batch(0).micro_batches[0])
+        self.engine.model.train()
+        self.synchronize()
+        self.compile_s = time.monotonic() - start
 
     def evaluate(self) -> EvalResult:
         """Measure the loss on the first `eval.tokens` held-out targets, the same for every trial.
@@ -137,7 +157,8 @@ class Session:
         total, tokens = math.fsum(torch.stack(sums).tolist()), self.eval_feed.budget.tokens
         text = self.data.eval_bytes(tokens)
         bits = total / math.log(2) / text if text else None
-        return EvalResult(tokens, total / tokens, perplexity_of(total / tokens), bits)
+        flops = evaluation_flops(self.shape, tokens, self.spec.data.sequence_length)
+        return EvalResult(tokens, total / tokens, perplexity_of(total / tokens), bits, flops)
 
     def train(self, on_log: Callable[[StepLog], None]) -> TrainResult:
         """Train on exactly the budget.
@@ -248,70 +269,31 @@ def open_session(
     import torch
 
     check_budget(data, spec, tokens)
-    _configure(spec, device)
-    start = time.monotonic()
-    target = torch.device(device)
-    train_feed = _train_feed(spec, data, tokens, repetition, target)
-    eval_feed = _eval_feed(spec, data, target)
-    loaded = time.monotonic()
-    built = build_model(spec, data.vocab_size, seed, device)
-    shape = shape_from_model(built.module)
-    if spec.train.compile == "on":
-        _compile_blocks(built.module)
-    optimizer = build_optimizer(built.module, spec.train)
-    engine = Engine(built.module, optimizer, target, _precision(spec, device), spec.train.grad_clip)
+    configure_process(spec, device)
+    start, target = time.monotonic(), torch.device(device)
+    setup = set_up(spec, data.vocab_size, seed, target)
+    if device == "cuda":
+        torch.cuda.synchronize()
+    built = time.monotonic()
+    train_feed = _train_feed(spec, data, tokens, repetition, setup)
+    session = Session(spec, data, setup, train_feed, _eval_feed(spec, data, setup), 0.0, built - start)
     torch.manual_seed(seed)
-    session = Session(spec, data, engine, built, shape, train_feed, eval_feed, loaded - start, 0.0)
     session.synchronize()
-    session.build_s = time.monotonic() - loaded
+    session.data_s = time.monotonic() - built
     return session
 
 
-def _configure(spec: SweepSpec, device: str) -> None:
-    """Set what torch keeps per process."""
-    import torch
-
-    if device == "cuda":
-        # cuBLAS reads it at its first call; without it a matrix product may differ from run to run.
-        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-        if not torch.cuda.is_available():
-            raise EnvironmentUnusableError("device cuda: torch finds no usable NVIDIA GPU; expected one, or device cpu")
-    torch.set_num_threads(spec.threads)
-    torch.use_deterministic_algorithms(spec.train.deterministic, warn_only=True)
-    torch.utils.deterministic.fill_uninitialized_memory = False  # it would write every new tensor twice
-    torch.backends.cudnn.benchmark = False
-
-
-def _precision(spec: SweepSpec, device: str) -> str:
-    import torch
-
-    if spec.train.precision != "auto":
-        return spec.train.precision
-    return "bf16" if device == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-
-
-def _train_feed(spec: SweepSpec, data: PreparedData, tokens: int, repetition: int, device: torch.device) -> Feed:
-    length, train = spec.data.sequence_length, spec.train
-    budget = Budget(tokens, length, train.batch_size, train.micro_batch_size or train.batch_size)
+def _train_feed(spec: SweepSpec, data: PreparedData, tokens: int, repetition: int, setup: Setup) -> Feed:
+    length = spec.data.sequence_length
+    budget = Budget(tokens, length, spec.train.batch_size, setup.rows.rows)
     row_ids = row_sequence(spec.design.seed, repetition, rows_in(data.train_tokens, length), budget.rows)
-    return Feed(budget, row_ids, stream_gather(data.train(), length, device))
+    return Feed(budget, row_ids, stream_gather(data.train(), length, setup.engine.device))
 
 
-def _eval_feed(spec: SweepSpec, data: PreparedData, device: torch.device) -> Feed:
+def _eval_feed(spec: SweepSpec, data: PreparedData, setup: Setup) -> Feed:
     import numpy as np
 
-    length, train = spec.data.sequence_length, spec.train
-    rows = spec.eval.batch_size or train.micro_batch_size or train.batch_size
+    length, rows = spec.data.sequence_length, spec.eval.batch_size or setup.rows.rows
     budget = Budget(spec.eval.tokens, length, rows, rows)
     held_out = data.held_out()[: budget.rows * length + 1]
-    return Feed(budget, np.arange(budget.rows), stream_gather(held_out, length, device))
-
-
-def _compile_blocks(module: Any) -> None:
-    """Compile each transformer block: as fast as the whole model, and the time to compile does not grow with depth."""
-    depth = module.config.num_hidden_layers
-    for child in module.modules():
-        if type(child).__name__ == "ModuleList" and len(child) == depth:
-            for block in child:
-                block.compile(dynamic=False)
-            return
+    return Feed(budget, np.arange(budget.rows), stream_gather(held_out, length, setup.engine.device))

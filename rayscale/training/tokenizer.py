@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import json
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from importlib import metadata
@@ -31,14 +33,14 @@ class Tokenizer:
         name: What it is, for people.
         fingerprint: Hash of its definition.
         vocab_size: Ids lie below it.
-        end_of_text: Id that closes each document; None if the tokenizer has no such token.
+        end_of_text: Id that closes each document.
         encode: A batch of texts to one array of ids each, without special tokens.
     """
 
     name: str
     fingerprint: str
     vocab_size: int
-    end_of_text: int | None
+    end_of_text: int
     encode: Callable[[Sequence[str]], list[np.ndarray]]
 
 
@@ -55,7 +57,8 @@ def load_tokenizer(spec: SweepSpec, cache: Path, corpus_id: str, sample: Callabl
         The tokenizer.
 
     Raises:
-        InputError: If it cannot be loaded as declared.
+        InputError: If it cannot be loaded as declared or has no end-of-text token.
+        EnvironmentUnusableError: If the hub is out of reach.
     """
     choice = spec.data.tokenizer
     if isinstance(choice, BpeSpec):
@@ -85,12 +88,21 @@ def _trained_bpe(size: int, cache: Path, corpus_id: str, sample: Callable[[], It
     target = cache / "tokenizers" / digest_of(recipe)[:16]
     with made_once(target) as directory:
         if directory is not None:
-            _train_bpe(size, sample()).save(str(directory / "tokenizer.json"))
+            train_bpe(size, sample()).save(str(directory / "tokenizer.json"))
     # The declared size, not the one reached: plans made without the data and the model must agree.
     return _from_json(target / "tokenizer.json", f"byte-level BPE of {size}", size)
 
 
-def _train_bpe(size: int, texts: Iterator[str]) -> Any:
+def train_bpe(size: int, texts: Iterator[str]) -> Any:
+    """Train a byte-level BPE. The same texts give the same merges, in any process.
+
+    Args:
+        size: Vocabulary size.
+        texts: What to train on.
+
+    Returns:
+        The `tokenizers` tokenizer.
+    """
     from tokenizers import Tokenizer as Engine
     from tokenizers import decoders, models, pre_tokenizers, trainers
 
@@ -117,12 +129,34 @@ def _from_json(path: Path, name: str, vocab_size: int | None) -> Tokenizer:
         raise InputError(f"data.tokenizer: {path}: cannot be read: {error.strerror}") from None
     except Exception as error:  # the library raises bare Exception for anything it cannot parse
         raise InputError(f"data.tokenizer: {path}: no valid tokenizer.json: {str(error).splitlines()[0]}") from None
-    ends = (engine.token_to_id(token) for token in _KNOWN_ENDS)
-    end = next((token for token in ends if token is not None), None)
-    return _wrap(engine, name, hashlib.sha256(content).hexdigest(), vocab_size, end)
+    declared = _declared_end(path.with_name("tokenizer_config.json"))
+    end = _find_end(engine, declared, f"data.tokenizer: {path}")
+    # Of two directories with the same tokenizer.json, each may declare an end of its own.
+    fingerprint = hashlib.sha256(content + (f"\0{end}".encode() if declared else b"")).hexdigest()
+    return _wrap(engine, name, fingerprint, vocab_size, end)
 
 
-def _wrap(engine: Any, name: str, fingerprint: str, vocab_size: int | None, end: int | None) -> Tokenizer:
+def _declared_end(config: Path) -> str | None:
+    """Read the end-of-text token that a tokenizer_config.json beside a tokenizer.json declares."""
+    try:
+        token = json.loads(config.read_text(encoding="utf-8")).get("eos_token")
+    except (OSError, ValueError, AttributeError):
+        return None
+    text = token.get("content") if isinstance(token, dict) else token
+    return text if isinstance(text, str) else None
+
+
+def _find_end(engine: Any, declared: str | None, where: str) -> int:
+    names = [declared] if declared else list(_KNOWN_ENDS)
+    found = (engine.token_to_id(name) for name in names)
+    end = next((token for token in found if token is not None), None)
+    if end is None:
+        expected = f"expected one of {', '.join(names)} to close each document"
+        raise InputError(f"{where}: the tokenizer has no end-of-text token; {expected}")
+    return int(end)
+
+
+def _wrap(engine: Any, name: str, fingerprint: str, vocab_size: int | None, end: int) -> Tokenizer:
     import numpy as np
 
     engine.no_truncation()
@@ -131,7 +165,8 @@ def _wrap(engine: Any, name: str, fingerprint: str, vocab_size: int | None, end:
 
     def encode(texts: Sequence[str]) -> list[np.ndarray]:
         found = engine.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.asarray(item.ids, dtype=np.uint32) for item in found]
+        # array reads a list of ints faster than numpy does.
+        return [np.frombuffer(array("I", item.ids), dtype=np.uint32) for item in found]
 
     size = vocab_size or max(engine.get_vocab(with_added_tokens=True).values()) + 1
     return Tokenizer(name, fingerprint, size, end, encode)
@@ -150,5 +185,9 @@ def _from_transformers(name: str, revision: str | None) -> Tokenizer:
     engine = getattr(loaded, "backend_tokenizer", None)
     if engine is None:
         raise InputError(f"data.tokenizer: {name}: expected a tokenizer with a tokenizer.json (a fast one)")
-    fingerprint = hashlib.sha256(engine.to_str().encode()).hexdigest()
-    return _wrap(engine, f"tokenizer of {name}", fingerprint, None, loaded.eos_token_id)
+    end = loaded.eos_token_id
+    if end is None:
+        end = _find_end(engine, None, f"data.tokenizer: {name}")
+    # Base and chat models share a tokenizer.json and close documents differently.
+    fingerprint = hashlib.sha256(f"{engine.to_str()}\0{end}".encode()).hexdigest()
+    return _wrap(engine, f"tokenizer of {name}", fingerprint, None, end)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable
+from importlib.util import find_spec
 from typing import Any
 
 import numpy as np
@@ -37,14 +39,34 @@ def test_agrees_with_statsmodels_on_500_random_tables() -> None:
 
     for seed in range(500):
         values = random_table(seed)
-        n, k = values.shape
-        frame = pd.DataFrame(
-            {"who": np.repeat(np.arange(n), k), "level": np.tile(np.arange(k), n), "y": values.ravel()}
-        )
-        row = AnovaRM(frame, "y", "who", ["level"]).fit().anova_table.iloc[0]
+        k = values.shape[1]
+        row = AnovaRM(long_frame(values), "y", "who", ["level"]).fit().anova_table.iloc[0]
         effect = anova(values, (k,), ("level",)).effects[0]
         expected = (float(row["F Value"]), float(row["Pr > F"]))
         assert (effect.F, effect.p_unc) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@pytest.mark.skipif(find_spec("pingouin") is None, reason="pingouin (GPL-3, no dependency) is not installed")
+def test_agrees_with_pingouin_on_500_random_tables() -> None:
+    rm_anova = importlib.import_module("pingouin").rm_anova
+    names = {"F": "F", "p_unc": "p_unc", "p_GG": "p_GG_corr", "eps_GG": "eps", "generalized_eta2": "ng2"}
+    for seed in range(500):
+        values = random_table(seed)
+        n, k = values.shape
+        frame = long_frame(values)
+        row = rm_anova(data=frame, dv="y", within="level", subject="who", correction=True, detailed=True).iloc[0]
+        effect = anova(values, (k,), ("level",)).effects[0]
+        for ours, theirs in names.items():
+            if k > 2 or ours != "p_GG":  # with two levels there is nothing to correct
+                assert getattr(effect, ours) == pytest.approx(float(row[theirs]), rel=1e-7, abs=1e-12), (seed, ours)
+        if 2 < k < n:
+            assert pytest.approx(float(row["W_spher"]), rel=1e-7) == effect.sphericity.W, seed
+            assert effect.sphericity.p_R_formula == pytest.approx(float(row["p_spher"]), rel=1e-6, abs=1e-9), seed
+
+
+def long_frame(values: FloatArray) -> pd.DataFrame:
+    n, k = values.shape
+    return pd.DataFrame({"who": np.repeat(np.arange(n), k), "level": np.tile(np.arange(k), n), "y": values.ravel()})
 
 
 @settings(max_examples=30, deadline=None)

@@ -21,7 +21,7 @@ from rayscale.analysis.effect_intervals import (
     partial_eta2_interval,
 )
 from rayscale.analysis.equivalence import equivalence
-from rayscale.analysis.noncentral_inverse import (
+from rayscale.analysis.noncentral import (
     f_noncentrality,
     noncentral_f_cdf,
     noncentral_t_cdf,

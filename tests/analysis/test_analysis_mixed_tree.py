@@ -263,11 +263,18 @@ class TestLedger:
         assert list(tree["lmm_device_drift"]["F_kr"]) == ["tokens", "order"]
         assert list(tree["lmm_start_temperature"]["F_kr"]) == ["tokens", "order", "temp_start_c"]
         assert tree["run_order"]["verdict"] == "varied_within_blocks"
+        assert tree["run_order"]["warning"] is False
+        assert any("effective n is 3, not 12" in note for note in tree["notes"])
+        for name in ("lmm_subject", "lmm_device", "lmm_device_condition", "lmm_device_fixed", "lmm_device_drift"):
+            assert tree[name]["df2_kr"]["tokens"] > 0
+            assert tree[name]["df2_satterthwaite"]["tokens"] > 0
 
     def test_one_device_gets_the_drift_only(self, spread_records: Callable[..., Any]) -> None:
         tree = analyze_records(*spread_records(1))["results"]["perplexity"]
         assert "lmm_device" not in tree
         assert list(tree["lmm_device_drift"]["var"]) == ["subject", "residual"]
+        assert tree["n_devices"] == 1
+        assert any("all runs are on one device (GPU-0): the results hold for this device" in n for n in tree["notes"])
 
     def test_without_start_times_nothing_is_claimed(self, spread_records: Callable[..., Any]) -> None:
         tree = analyze_records(*spread_records(1, start=False))["results"]["perplexity"]
@@ -277,5 +284,6 @@ class TestLedger:
     def test_level_after_level_is_the_first_note(self, spread_records: Callable[..., Any]) -> None:
         records, spec = spread_records(1, nested=True)
         tree = analyze_records(records[:-1], spec)["results"]["perplexity"]
+        assert tree["run_order"]["warning"] is True
         assert tree["notes"][0].startswith("WARNING: the runs were executed level after level")
         assert "not finished" in tree["notes"][1]

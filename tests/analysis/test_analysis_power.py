@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledgers import example_spec, make_ledger
 
-from rayscale.analysis.noncentral import bisect, f_critical, noncentral_f_cdf, noncentrality_bound, power_of_f
+from rayscale.analysis.noncentral import bisect, f_critical, f_noncentrality, noncentral_f_cdf, power_of_f
 from rayscale.analysis.power import (
     Design,
     effect_from_variances,
@@ -174,7 +174,7 @@ def test_a_pilot_needs_two_blocks(tmp_path: Path) -> None:
 @settings(max_examples=40, deadline=None)
 @given(st.floats(0.1, 500), st.integers(1, 6), st.integers(2, 200), st.floats(0.02, 0.98))
 def test_the_noncentrality_bound_gives_back_its_probability(F: float, df1: int, df2: int, p: float) -> None:
-    found = noncentrality_bound(F, df1, df2, p)
+    found = f_noncentrality(F, df1, df2, p)
     at = noncentral_f_cdf(F, df1, df2, found)
     assert at == pytest.approx(p, abs=1e-6) or (found == 0 and at <= p)
 

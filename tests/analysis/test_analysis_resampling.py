@@ -119,3 +119,11 @@ def test_bootstrap_estimates_are_those_of_the_data() -> None:
 def test_too_much_work_is_refused() -> None:
     assert affordable(np.zeros((50, 3)), 9_999)
     assert not affordable(np.zeros((1_000_000, 3)), 9_999)
+
+
+def test_thousands_of_blocks_have_no_exact_test_and_do_not_overflow() -> None:
+    differences = np.random.default_rng(0).normal(0.1, 1, (5_000, 2)) * [1, 0]
+    clear, nothing = sign_flip_tests(differences, 1_999)
+    assert (clear.exact, clear.resamples, nothing.resamples) == (False, 1_999, 1_999)
+    assert clear.p < 0.01
+    assert nothing.p == 1.0

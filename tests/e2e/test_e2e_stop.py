@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -52,6 +53,24 @@ def test_status_calls_the_rest_not_needed(stopped: Stopped) -> None:
     status = json.loads(call(directory, "status", "--json").stdout)
     assert (status["completed"], status["not_needed"], status["pending"], status["failed"]) == (4, 8, 0, 0)
     assert "the sweep stops" in status["stopped"]
+
+
+def test_mlflow_calls_the_rest_killed_and_says_why(stopped: Stopped) -> None:
+    directory, _ = stopped
+    with sqlite3.connect(directory / "results" / "mlflow.db") as database:
+        runs = dict(
+            database.execute(
+                "select run_uuid, status from runs join tags using (run_uuid) where tags.key = 'rayscale.trial_key'"
+            ).fetchall()
+        )
+        reasons = dict(
+            database.execute("select run_uuid, value from tags where key = 'rayscale.not_needed'").fetchall()
+        )
+    assert sorted(runs.values()) == ["FINISHED"] * 4 + ["KILLED"] * 8
+    assert set(reasons) == {run for run, status in runs.items() if status == "KILLED"}
+    assert all("stopped at look 1 after 2 complete blocks" in reason for reason in reasons.values())
+    synced = json.loads(call(directory, "sync", "--json").stdout)
+    assert (synced["created"], synced["updated"]) == (0, 0)
 
 
 def test_the_same_command_again_does_not_run_on(stopped: Stopped) -> None:

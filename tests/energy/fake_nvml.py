@@ -85,6 +85,18 @@ class FakeGpu:
     def usage_mw(self, t: float) -> int:
         return self.power_mw(t)
 
+    def answered_at(self, t: float) -> float:
+        """The time of which a field query speaks."""
+        return t
+
+    def utilization(self, t: float) -> list[tuple[int, float, int]]:
+        """Process id, time and share of the multiprocessors in %, as the driver keeps it; empty here."""
+        return []
+
+    def ring(self, t: float) -> list[tuple[float, float]]:
+        """The driver's own power samples: time and W; none here."""
+        return []
+
     def tick(self, t: float) -> float:
         return math.floor(t / self.update_s + 1e-9) * self.update_s
 
@@ -115,7 +127,9 @@ class FakeNvml:
     NVML_ERROR_DRIVER_NOT_LOADED, NVML_ERROR_LIBRARY_NOT_FOUND, NVML_ERROR_GPU_IS_LOST = 9, 12, 15
     NVML_ERROR_LIB_RM_VERSION_MISMATCH = 18
     NVML_FI_DEV_TOTAL_ENERGY_CONSUMPTION, NVML_FI_DEV_POWER_AVERAGE, NVML_FI_DEV_POWER_INSTANT = 83, 185, 186
+    NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN = 269
     NVML_FI_DEV_PERF_POLICY_POWER, NVML_FI_DEV_PERF_POLICY_THERMAL = 74, 75
+    NVML_TOTAL_POWER_SAMPLES = 0
     NVML_TEMPERATURE_GPU, NVML_CLOCK_SM, NVML_CLOCK_MEM = 0, 1, 2
     NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_VOLATILE_ECC = 1, 0
     nvmlClocksEventReasonSwPowerCap = 0x4  # noqa: N815
@@ -127,6 +141,11 @@ class FakeNvml:
         self.gpus, self.clock, self.init_error = gpus, clock or Clock(), init_error
         self.open = 0
         self.calls: list[str] = []
+        self.wall_ahead = 1.7e9
+        """How far the wall clock is ahead of `clock`, in s."""
+
+    def wall(self) -> float:
+        return self.clock.now + self.wall_ahead
 
     def nvmlInit(self) -> None:
         if self.init_error is not None:
@@ -163,6 +182,7 @@ class FakeNvml:
         return SimpleNamespace(total=gpu.memory)
 
     def nvmlDeviceGetMigMode(self, gpu: Any) -> tuple[int, int]:
+        self._raise_if(gpu, "nvmlDeviceGetMigMode")
         if gpu.mig is None:
             raise NVMLError(self.NVML_ERROR_NOT_SUPPORTED)
         return gpu.mig, gpu.mig
@@ -215,10 +235,30 @@ class FakeNvml:
     def nvmlDeviceGetCurrentClocksEventReasons(self, gpu: Any) -> int:
         return self._answer(gpu, "nvmlDeviceGetCurrentClocksEventReasons", lambda t: gpu.slow(t).reasons)
 
-    def nvmlDeviceGetFieldValues(self, gpu: Any, fields: list[int]) -> list[Any]:
+    def nvmlDeviceGetProcessUtilization(self, gpu: Any, since_us: int) -> list[Any]:
+        seen = self._answer(gpu, "nvmlDeviceGetProcessUtilization", gpu.utilization)
+        stamped = [(pid, round(1e6 * (t + self.wall_ahead)), share) for pid, t, share in seen]
+        new = [
+            SimpleNamespace(pid=pid, timeStamp=us, smUtil=share, memUtil=0)
+            for pid, us, share in stamped
+            if us > since_us
+        ]
+        if not new:
+            raise NVMLError(self.NVML_ERROR_NOT_FOUND)
+        return new
+
+    def nvmlDeviceGetSamples(self, gpu: Any, kind: int, since_us: int) -> tuple[int, list[Any]]:
+        kept = self._answer(gpu, "nvmlDeviceGetSamples", gpu.ring)
+        stamped = [(round(1e6 * (t + self.wall_ahead)), round(1000 * watts)) for t, watts in kept]
+        new = [(us, mw) for us, mw in stamped if us > since_us]
+        if not new:
+            raise NVMLError(self.NVML_ERROR_NOT_FOUND if kept else self.NVML_ERROR_NOT_SUPPORTED)
+        return 1, [SimpleNamespace(timeStamp=us, sampleValue=SimpleNamespace(uiVal=mw)) for us, mw in new]
+
+    def nvmlDeviceGetFieldValues(self, gpu: Any, fields: list[Any]) -> list[Any]:
         self.calls.append("nvmlDeviceGetFieldValues")
         self._raise_if(gpu, "nvmlDeviceGetFieldValues")
-        now = self.clock.now
+        now = gpu.answered_at(self.clock.now)
         kinds: dict[int, tuple[int, str, Callable[[], int]]] = {
             74: (3, "ullVal", lambda: gpu.slow(now).power_ns),
             75: (3, "ullVal", lambda: gpu.slow(now).heat_ns),
@@ -227,9 +267,11 @@ class FakeNvml:
             186: (1, "uiVal", lambda: gpu.instant_mw(now)),
         }
         answers = []
-        for number in fields:
-            kind, member, value = kinds[number]
-            status = gpu.error(number, now) or self.NVML_SUCCESS
+        for asked in fields:
+            number, scope = asked if isinstance(asked, tuple) else (asked, 0)
+            kind, member, value = kinds.get(number, (1, "uiVal", int))
+            status = gpu.error(number, now) or (self.NVML_SUCCESS if number in kinds and not scope else 3)
             union = SimpleNamespace(**{member: value() if status == 0 else 0})
-            answers.append(SimpleNamespace(nvmlReturn=status, valueType=kind, value=union))
+            stamp = round(1e6 * (now + self.wall_ahead))
+            answers.append(SimpleNamespace(nvmlReturn=status, valueType=kind, value=union, timestamp=stamp))
         return answers

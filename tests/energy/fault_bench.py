@@ -10,6 +10,7 @@ import numpy as np
 from fake_nvml import Clock, FakeNvml
 from simgpu import PROFILES, Load, SimGpu
 
+from rayscale.energy.backfill import GapFiller
 from rayscale.energy.measure import energy_result
 from rayscale.energy.nvml import NvmlReader
 from rayscale.energy.quality import judge
@@ -21,6 +22,7 @@ from rayscale.record import EnergyResult, Phase, Quality
 from rayscale.spec import EnergySpec
 
 START, SECONDS, STEP = 1000.0, 40.0, 0.2234
+LATE_GAP = START + 0.5 * SECONDS, START + 0.5 * SECONDS + 3.0
 OWN = 1 << 30
 """Process id of the trial, above any real one, so that every real process is foreign."""
 SPEC = EnergySpec()
@@ -90,7 +92,7 @@ def attempt(
     binding = nvml or FakeNvml(device)
     binding.clock = clock
     try:
-        reader = NvmlReader(device.uuid, nvml=binding, clock=clock, pid=OWN)
+        reader = NvmlReader(device.uuid, nvml=binding, clock=clock, wall=binding.wall, pid=OWN)
     except EnvironmentUnusableError as error:
         return Outcome(refused=str(error))
     trace = Trace.from_readings(alter(_polls(reader, clock, lose)), TraceMeta.of(reader, 0.1))
@@ -104,11 +106,12 @@ def attempt(
 
 def _polls(reader: NvmlReader, clock: Clock, lose: Callable[[float], bool]) -> list[Reading]:
     times = START - 8.0 + np.arange(round((SECONDS + 14.0) / 0.1)) * 0.1
-    readings = []
+    readings, gaps = [], GapFiller(reader, TraceMeta.of(reader, 0.1))
     for index, now in enumerate(times):
         clock.now = float(now)
         if not lose(float(now)):
-            readings.append(reader.read_edge() if index in (0, len(times) - 1) else reader.read())
+            polled = reader.read_edge() if index in (0, len(times) - 1) else reader.read()
+            readings += [*gaps.before(polled), polled]
     return readings
 
 

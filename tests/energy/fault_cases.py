@@ -15,8 +15,11 @@ import pytest
 from energy_traces import meta, sampled
 from fake_nvml import Clock, FakeGpu, FakeNvml
 from fault_bench import START, Outcome, attempt, during, gpu
+from fault_rapl import RANGE_UJ, rapl
+from native_trial import job_of, outcome_of
 from simgpu import CallFault
 
+from rayscale.attempt import assemble_record
 from rayscale.energy.layout import STREAM
 from rayscale.energy.measure import energy_result, unavailable
 from rayscale.energy.nvml import NvmlReader
@@ -69,7 +72,7 @@ def _interrupted(directory: Path, signals: list[int], pause_s: float) -> Outcome
     time.sleep(1.0)  # the first polls are on disk after 0.8 s
     for number in signals:
         os.kill(sampler.pid or 0, number)
-        time.sleep(pause_s)
+        time.sleep(pause_s if number != signal.SIGCONT else 0.3)
     end = time.monotonic()
     time.sleep(0.05)
     stats = sampler.stop()
@@ -123,6 +126,32 @@ def wall_clock_step(_: Path) -> Outcome:
         return attempt(gpu())
 
 
+def clock_set_in_a_gap(_: Path) -> Outcome:
+    """The driver stamps its samples with the wall clock."""
+    device = gpu(ring_depth=120)
+    nvml = FakeNvml(device)
+
+    def lose(t: float) -> bool:
+        nvml.wall_ahead = 1.7e9 - 3600.0 * (t > LATE[0] + 1)
+        return LATE[0] < t < LATE[0] + 3
+
+    return attempt(device, nvml=nvml, lose=lose)
+
+
+def wrong_device(directory: Path) -> Outcome:
+    """Whatever the trace says, it is not the trial's energy."""
+    writer = TraceWriter(directory, meta())
+    for row in sampled(lambda t: 200.0, 30.0, counter=True):
+        writer.append(row)
+    writer.close()
+    phases = [Phase(name="train", start=5.0, end=25.0)]
+    record = assemble_record(job_of(directory), outcome_of(phases, uuid="GPU-another"), None, [])
+    return Outcome(record.energy, record.quality)
+
+
+SHORT_VISIT = LATE[0] + 0.3, LATE[0] + 2.1
+
+
 def _binding(init_error: int | None) -> Callable[[Path], Outcome]:
     return lambda _: attempt(gpu(), nvml=FakeNvml(gpu(), init_error=init_error))
 
@@ -147,6 +176,12 @@ CASES = (
         lambda _: failing("nvmlDeviceGetTemperatureV", 11),
         ("unavailable",),
     ),
+    Case(
+        "NVML: field queries repeat an old answer for 12 s, without an error",
+        lambda _: attempt(gpu(frozen=during(0.5, 0.8))),
+        ("nvml_errors",),
+        "marked",
+    ),
     Case("NVML: no permission for the energy counter", lambda _: attempt(gpu(faults=_no_counter(4)))),
     Case("NVML: averaged power not supported (older GPU)", lambda _: attempt(gpu("V100"))),
     Case(
@@ -158,6 +193,12 @@ CASES = (
     Case("NVML: no driver", _binding(9), refused="no NVIDIA driver"),
     Case("UUID that this machine does not have", lambda _: attempt(gpu(), nvml=FakeNvml()), refused="cannot be opened"),
     Case("MIG mode", lambda _: attempt(gpu(mig=1)), refused="MIG"),
+    Case(
+        "NVML: MIG mode is not told (unknown error)",
+        lambda _: failing("nvmlDeviceGetMigMode", 999, ALL),
+        refused="MIG mode is not told",
+    ),
+    Case("trained on another GPU than the sampled one", wrong_device, ("wrong_device",), "marked"),
     # -- values
     Case("energy counter reset to 0", lambda _: attempt(gpu(counter_reset_at=LATE[0])), ("counter_reset",)),
     Case(
@@ -191,6 +232,18 @@ CASES = (
         ("disagreement",),
         "marked",
     ),
+    # -- the CPU's counters
+    Case("RAPL: the counters wrap around", lambda path: rapl(path, offset_uj=RANGE_UJ - 300_000_000)),
+    Case(
+        "RAPL: the memory's counter cannot be read for 3 s",
+        lambda path: rapl(path, broken=(10.0, 13.0)),
+        ("coverage", "sampler_errors"),
+    ),
+    Case(
+        "RAPL: a counter cannot be read at the start",
+        lambda path: rapl(path, broken=(0.0, 1.0)),
+        refused="energy_uj",
+    ),
     # -- the sampler and its files
     Case(
         "sampler killed (kill -9) before half of the phase, not started again",
@@ -199,18 +252,37 @@ CASES = (
         "none",
     ),
     Case(
-        "sampler stopped for 0.6 s (SIGSTOP, SIGCONT)",
-        lambda path: _interrupted(path, [signal.SIGSTOP, signal.SIGCONT], 0.6),
+        "sampler stopped for 3 s (SIGSTOP, SIGCONT)",
+        lambda path: _interrupted(path, [signal.SIGSTOP, signal.SIGCONT], 3.0),
         ("coverage",),
         "marked",
     ),
-    Case("no polls for 3 s", lambda _: attempt(gpu(), lose=lambda t: LATE[0] < t < LATE[0] + 3), ("coverage",)),
+    Case(
+        "no polls for 3 s, the driver keeps samples",
+        lambda _: attempt(gpu(ring_depth=120), lose=lambda t: LATE[0] < t < LATE[0] + 3),
+        ("backfilled",),
+    ),
+    Case(
+        "no polls for 3 s, the driver keeps samples, the wall clock is set meanwhile",
+        clock_set_in_a_gap,
+        ("coverage", "unavailable"),
+    ),
+    Case(
+        "no polls for 3 s, the driver keeps nothing",
+        lambda _: attempt(gpu(), lose=lambda t: LATE[0] < t < LATE[0] + 3),
+        ("coverage",),
+    ),
     Case("disk full for the trace", full_disk, ("sampler_errors", "no_energy"), "none"),
     Case("trace torn in the middle of a batch", torn_trace),
     Case("no trace at all", no_trace, ("no_energy",), "none"),
     Case("wall clock set back to 1970", wall_clock_step),
     # -- the device and its surroundings
     Case("foreign process on the device", lambda _: attempt(gpu(processes=((1, *ALL),))), ("foreign_process",)),
+    Case(
+        "foreign process that comes and goes within 2 s",
+        lambda _: attempt(gpu(processes=((1, *SHORT_VISIT),))),
+        ("foreign_process",),
+    ),
     Case("throttled by heat", lambda _: attempt(gpu(slow_at_c=60.0)), ("throttled",)),
     Case("power brake pulled for 4 s", lambda _: attempt(gpu(brake=LATE)), ("throttled",)),
     Case(

@@ -101,6 +101,10 @@ class SimGpu:
     stuck_from: float = np.inf
     broken: tuple[float, float, float] = (np.inf, np.inf, 0.0)
     """From, to, and the power shown then."""
+    ring_depth: int = 0
+    """How many power samples the driver keeps, one per 0.1 s; 0: it keeps none."""
+    frozen: tuple[float, float] = (np.inf, np.inf)
+    """From, to: field queries go on to succeed, with the values and time stamps of the beginning."""
     counter_tick_s: float = 0.1
     counter_reset_at: float = np.inf
     counter_stale_from: float = np.inf
@@ -167,6 +171,22 @@ class SimGpu:
     def energy_mj(self, t: float) -> int:
         return round(1000 * float(self.counter(t)))
 
+    def answered_at(self, t: float) -> float:
+        """The time of which a field query speaks."""
+        return self.frozen[0] if self.frozen[0] <= t < self.frozen[1] else t
+
+    def utilization(self, t: float) -> list[tuple[int, float, int]]:
+        """Process id, time and share of the multiprocessors in %: one sample a second, kept for 20 s."""
+        stamps = np.floor(t) - np.arange(20)[::-1]
+        return [(pid, float(at), 50) for at in stamps for pid, start, end in self.processes if start <= at < end]
+
+    def ring(self, t: float) -> list[tuple[float, float]]:
+        """The driver's own power samples: time and W."""
+        last = np.floor((t - self.phase_s) / 0.1 + 1e-9) * 0.1 + self.phase_s
+        ends = last - 0.1 * np.arange(self.ring_depth)[::-1]
+        watts = self.gain * (self.load.energy(ends) - self.load.energy(ends - 0.1)) / 0.1
+        return list(zip(ends.tolist(), watts.tolist(), strict=True))
+
     # -- everything else ----------------------------------------------------------------------------------------------
 
     def error(self, name: str | int, t: float) -> int | None:
@@ -213,23 +233,41 @@ def nvml_of(gpu: SimGpu, clock: Clock) -> FakeNvml:
     return FakeNvml(gpu, clock=clock)
 
 
-def quick_trace(gpu: SimGpu, times: Array, period: float = 0.1, nominal: Profile | None = None) -> Trace:
+def quick_trace(
+    gpu: SimGpu, times: Array, period: float = 0.1, nominal: Profile | None = None, edges: tuple[float, ...] = ()
+) -> Trace:
     """What `NvmlReader` would have sampled at these times, computed as arrays; counter each second and at the ends.
 
-    `nominal` is what the trace says of the sensors, if that is not what they are.
+    `nominal` is what the trace says of the sensors, if that is not what they are. At each of `edges` the counter is
+    read, and its next two ticks awaited, as `read_edge` and `read_ticks` do.
     """
+    extra = [row for edge in edges for row in _ticks_after(gpu, edge)]
+    every = np.concatenate([times, [t for t, _, _ in extra]])
+    order = np.argsort(every, kind="stable")
+    polled = np.arange(len(every))[order] < len(times)
     columns: dict[str, Any] = {
-        name: np.full(len(times), None, dtype=object) if name in TEXTS else np.full(len(times), np.nan)
+        name: np.full(len(every), None, dtype=object) if name in TEXTS else np.full(len(every), np.nan)
         for name in COLUMNS
     }
-    columns["t"] = times
-    columns["power_w"] = np.round(gpu.shown(gpu.profile.primary, times), 3)
+    columns["t"] = every[order]
+    columns["power_w"] = np.where(polled, np.round(gpu.shown(gpu.profile.primary, every[order]), 3), np.nan)
     if gpu.profile.instant is not None:
-        columns["instant_w"] = np.round(gpu.shown(gpu.profile.instant, times), 3)
+        columns["instant_w"] = np.where(polled, np.round(gpu.shown(gpu.profile.instant, every[order]), 3), np.nan)
     read = np.zeros(len(times), dtype=bool)
     read[:: round(1.0 / period)] = read[-1] = True
-    columns["energy_j"] = np.where(read, np.round(gpu.counter(times), 3), np.nan)
-    columns["latency_s"] = np.full(len(times), 1e-4)
+    energy = np.where(read, np.round(gpu.counter(times), 3), np.nan)
+    columns["energy_j"] = np.concatenate([energy, [energy for _, energy, _ in extra]])[order]
+    columns["counter_slack_s"] = np.concatenate([np.full(len(times), np.nan), [slack for _, _, slack in extra]])[order]
+    columns["latency_s"] = np.full(len(every), 1e-4)
     meta = TraceMeta("nvml", gpu.name, False, period, 0.1, gpu.uuid, gpu.name)
     said = nominal or gpu.profile
     return Trace(**columns, meta=replace(meta, power=said.primary, instant=said.instant, accuracy=ACCURACY))
+
+
+def _ticks_after(gpu: SimGpu, edge: float) -> list[tuple[float, float, float]]:
+    """Time, energy and slack of a plain read at an edge and of the two ticks after it, seen by reads every 2 ms."""
+    times = edge + np.arange(151) * 0.002
+    energy = np.round(gpu.counter(times), 3)
+    grown = np.flatnonzero(np.diff(energy) > 0)[:2]
+    ticks = [(float(times[i] + times[i + 1]) / 2, float(energy[i + 1]), 0.001) for i in grown]
+    return [(edge, float(energy[0]), np.nan), *ticks]

@@ -3,14 +3,17 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from fake_nvml import Clock
 
 from rayscale.energy.estimated import EstimatedReader, process_cpu_seconds
-from rayscale.energy.rapl import RaplReader, package_zones, rapl_problem
+from rayscale.energy.rapl import RaplReader, dram_zones, package_zones, rapl_problem
 from rayscale.energy.reader import open_reader
 from rayscale.errors import EnvironmentUnusableError
 from rayscale.spec import EnergySpec, EstimateSpec
@@ -44,7 +47,34 @@ def test_rapl_sums_packages_and_undoes_wraps(tmp_path: Path) -> None:
     assert second.power_w == pytest.approx(1.0)
     one.unlink()
     assert reader.read().empty
-    assert "2 package(s)" in reader.method
+    assert "2 package(s), 1 dram zone(s)" in reader.method
+
+
+def test_rapl_adds_the_memory_beside_the_package_and_nothing_twice(tmp_path: Path) -> None:
+    clock = Clock()
+    zones = {
+        "intel-rapl:0": "package-0",
+        "intel-rapl:0:0": "core",
+        "intel-rapl:0:1": "dram",
+        "intel-rapl:1": "psys",
+        "intel-rapl-mmio:0": "package-0",
+        "intel-rapl:2": "package-1",
+        "intel-rapl:2:0": "dram",
+    }
+    files = {name: zone(tmp_path, name, label, 0, limit=65_000_000) for name, label in zones.items()}
+    assert [path.name for path in dram_zones(tmp_path)] == ["intel-rapl:0:1", "intel-rapl:2:0"]
+    reader = RaplReader(tmp_path, clock=clock)
+    first = reader.read()
+    for power, file in enumerate(files.values(), start=1):
+        file.write_text(str(power * 1_000_000))
+    clock.advance(1.0)
+    second = reader.read()
+    assert first.energy_j is not None
+    assert second.energy_j == pytest.approx(first.energy_j + 1 + 3 + 6 + 7)
+    files["intel-rapl:0:1"].write_text("500000")  # the memory's counter wraps by itself
+    clock.advance(1.0)
+    assert reader.read().energy_j == pytest.approx(second.energy_j + 65 - 3 + 0.5)
+    assert "2 package(s), 2 dram zone(s); whole machine" in reader.method
 
 
 def test_rapl_absence_and_permissions_are_explained(tmp_path: Path) -> None:
@@ -59,10 +89,29 @@ def test_rapl_absence_and_permissions_are_explained(tmp_path: Path) -> None:
         RaplReader(tmp_path)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root reads every file")
-def test_rapl_without_permission_names_the_remedy(tmp_path: Path) -> None:
-    zone(tmp_path, "intel-rapl:0", "package-0", 1).chmod(0)
-    assert "chmod a+r" in str(rapl_problem(tmp_path))
+def test_rapl_without_permission_names_the_remedy() -> None:
+    with tempfile.TemporaryDirectory() as name:  # pytest's own directories cannot be entered by another user
+        root = Path(name)
+        root.chmod(0o755)
+        zone(root, "intel-rapl:0", "package-0", 1).chmod(0)
+        with as_nobody():
+            problem = rapl_problem(root)
+        assert problem is not None
+        assert "readable by root only" in problem
+        assert f"chmod -R a+r {root}/intel-rapl:*" in problem
+
+
+@contextmanager
+def as_nobody() -> Iterator[None]:
+    """Give up root's right to read every file for a while, if this is root."""
+    if os.geteuid() != 0:
+        yield
+        return
+    os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(0)
 
 
 def test_estimate_is_a_counter_of_declared_constants() -> None:

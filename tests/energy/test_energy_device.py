@@ -12,14 +12,14 @@ import pyarrow.parquet as pq
 import pytest
 from energy_traces import meta, reading
 from fake_nvml import Clock, FakeGpu, FakeNvml
-from simgpu import PROFILES
+from simgpu import PROFILES, Load, SimGpu
 
 from rayscale.energy.layout import PARQUET, TraceMeta
 from rayscale.energy.nvml import NvmlReader
 from rayscale.energy.sensors import SensorWindow, architecture_name, instant_window, is_ga100, usage_window
 from rayscale.energy.slow import around, grown_share
 from rayscale.energy.stream import TraceWriter
-from rayscale.energy.tenants import foreign_processes
+from rayscale.energy.tenants import Tenants, foreign_processes
 from rayscale.energy.trace import finalize, read_trace
 
 
@@ -74,6 +74,34 @@ def test_processes_of_another_namespace(tmp_path: Path) -> None:
     assert foreign_processes([4000], 10, proc) == ""
     assert foreign_processes([4000, 4001], 10, proc) == "4001:?"
     assert foreign_processes([11, 4000], 10, proc) == "4000:?"
+
+
+def test_who_came_and_went_is_foreign_unless_it_was_ours(tmp_path: Path) -> None:
+    proc = _proc(tmp_path, {10: 1, 11: 10, 20: 1})
+    tenants = Tenants(10, proc=proc)
+    assert tenants.foreign([10, 11], [11]) == ""
+    (tmp_path / "11" / "stat").unlink()
+    (tmp_path / "11" / "comm").unlink()
+    (tmp_path / "11").rmdir()
+    assert tenants.foreign([10], [11]) == ""  # it was ours while it lived
+    assert tenants.foreign([10], [11, 20, 4000]) == "20:work+4000:?"
+    assert Tenants(10, departed=False, proc=proc).foreign([10], [20, 4000]) == ""
+    assert Tenants(None, proc=proc).foreign([10], [20]) is None
+
+
+def test_recent_processes_are_asked_for_since_the_last_look() -> None:
+    clock = Clock()
+    device = SimGpu(Load([0.0, 990.0], [60.0, 60.0]), processes=((1, 1001.0, 1003.0),))
+    nvml = FakeNvml(device, clock=clock)
+    reader = NvmlReader(device.uuid, nvml=nvml, clock=clock, wall=nvml.wall, pid=os.getpid())
+    assert "under 5 s are not seen" not in reader.method
+    seen = []
+    for _ in range(4):
+        seen.append(reader.read_edge().others)
+        clock.advance(4.0)
+    assert [bool(others) for others in seen] == [False, True, False, False]
+    without = FakeGpu("GPU-y", failing={"nvmlDeviceGetProcessUtilization"})
+    assert "co-tenants of under 5 s are not seen" in NvmlReader("GPU-y", nvml=FakeNvml(without)).method
 
 
 def test_cumulative_time_as_share_of_windows() -> None:

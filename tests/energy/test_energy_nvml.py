@@ -5,6 +5,7 @@ from fake_nvml import Clock, FakeGpu, FakeNvml
 
 from rayscale.energy.integrate import phase_energy
 from rayscale.energy.nvml import NvmlReader
+from rayscale.energy.nvml_calls import STALE_S
 from rayscale.energy.reader import gpu_devices, open_reader
 from rayscale.energy.trace import Trace, TraceMeta
 from rayscale.errors import EnvironmentUnusableError
@@ -123,6 +124,38 @@ def test_mig_is_refused_only_when_chosen() -> None:
     with pytest.raises(EnvironmentUnusableError, match="MIG"):
         NvmlReader("GPU-split", nvml=nvml)
     assert nvml.open == 0
+
+
+@pytest.mark.parametrize(("code", "refused"), [(3, False), (13, False), (999, True), (15, True), (4, True)])
+def test_only_not_supported_means_that_there_is_no_mig(code: int, refused: bool) -> None:
+    gpu = FakeGpu("GPU-x", failing={"nvmlDeviceGetMigMode"}, code=code)
+    if not refused:
+        assert visible(None, gpu) == ["GPU-x"]
+        return
+    with pytest.raises(EnvironmentUnusableError, match="GPU-x: MIG mode is not told"):
+        visible(None, gpu)
+
+
+def test_old_entries_are_refused_if_stamps_are_those_of_a_wall_clock() -> None:
+    for ahead, believed in ((1.7e9, True), (0.0, False)):
+        clock, gpu = Clock(), _Frozen("GPU-x", signal=lambda t: 300.0)
+        nvml = FakeNvml(gpu, clock=clock)
+        reader = NvmlReader("GPU-x", nvml=nvml, clock=clock, wall=lambda ahead=ahead, clock=clock: clock.now + ahead)
+        gpu.since = clock.now
+        clock.advance(STALE_S - 1)
+        assert reader.read().fault is None
+        clock.advance(2.0)
+        late = reader.read()
+        assert (late.power_w is None) == believed
+        faults = "averaged power: STALE; instantaneous power: STALE; cumulative energy: STALE"
+        assert late.fault == (faults if believed else None)
+
+
+class _Frozen(FakeGpu):
+    since: float | None = None
+
+    def answered_at(self, t: float) -> float:
+        return t if self.since is None else self.since
 
 
 def test_indices_on_a_mixed_box_need_the_pci_order() -> None:

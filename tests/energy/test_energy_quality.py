@@ -65,6 +65,39 @@ def test_clean_attempt_on_a_gpu() -> None:
     assert result.sampler["polls"] == 431
 
 
+def test_both_baselines_are_stored_with_mean_sd_and_n() -> None:
+    _, result = verdict(rows())
+    bare, context = result.phases["idle"], result.phases["context_idle"]
+    assert (bare.mean_w, context.mean_w) == (pytest.approx(50.0), pytest.approx(80.0))
+    assert (bare.samples, context.samples) == (51, 51)
+    assert (bare.sd_w, context.sd_w) == (pytest.approx(30 / math.sqrt(51)), pytest.approx(220 / math.sqrt(51)))
+    assert result.idle_sd_w == context.sd_w
+    train = result.phases["train"]
+    assert train.bound_j is not None
+    assert context.bound_j is not None
+    assert result.net_bound_j == pytest.approx(train.bound_j + context.bound_j / 5 * 30)
+
+
+def test_thresholds_are_those_of_the_sweep_file() -> None:
+    """Each rule with a number flags at the default, and does not where the file allows more."""
+    failed = [reading(row.t) if 20 < row.t < 20.55 else row for row in rows()]
+    hot = [dataclasses.replace(row, throttle="HwThermalSlowdown" if 20 < row.t < 21 else "") for row in rows()]
+    limits = [dataclasses.replace(row, power_limit_w=700.0 if row.t < 20 else 690.0) for row in rows()]
+    gap = [row for row in rows() if not 20 < row.t < 23]
+    cases: list[tuple[str, list[Reading], dict[str, float]]] = [
+        ("sampler_errors", failed, {"max_failed_polls": 0.5}),
+        ("throttled", hot, {"max_throttled": 0.5}),
+        ("limit_changed", limits, {"max_limit_change": 0.05}),
+        ("coverage", gap, {"min_coverage": 0.5}),
+        ("disagreement", rows(1.05), {"suspect_disagreement": 0.5}),
+    ]
+    for code, made, allowed in cases:
+        trace = trace_of(made)
+        for spec, flagged in ((EnergySpec(), True), (EnergySpec.model_validate(allowed), False)):
+            found = codes(judge(trace, PHASES, energy_result(trace, PHASES, spec), spec, None))
+            assert (code in found) == flagged, code
+
+
 def test_net_energy_takes_plain_idle_without_context_and_is_never_floored() -> None:
     trace = trace_of(sampled(lambda t: 100.0 if t < 5 else 60.0, 20.0))
     phases = [Phase(name="idle", start=0, end=5), Phase(name="train", start=5, end=15)]
@@ -151,6 +184,7 @@ def test_short_phase() -> None:
     phases = [Phase(name="train", start=11.02, end=11.4)]
     result = energy_result(trace, phases, SPEC)
     assert codes(judge(trace, phases, result, SPEC, None)) == {"short_phase": "suspect"}
+    assert codes(judge(trace, phases, result, EnergySpec(min_periods=3), None)) == {}
 
 
 def test_nothing_measured_is_null_and_invalid() -> None:

@@ -47,6 +47,7 @@ def test_every_resonant_case_and_almost_no_other_is_flagged() -> None:
     resonant, harmless = bias > LIMIT, bias < 0.01
     assert resonant.sum() >= 50
     assert flagged[resonant].all()
+    assert flagged[~resonant].mean() < 0.01
     assert harmless.sum() >= 700
     assert flagged[harmless].mean() < 0.01
 

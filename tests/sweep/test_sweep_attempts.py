@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -12,33 +13,41 @@ from pathlib import Path
 import pytest
 from tiny import TINY
 
+from rayscale.attempt import TrialJob
 from rayscale.design import Plan, plan_sweep
-from rayscale.energy.reader import open_reader
+from rayscale.energy.reader import Reading, open_reader
 from rayscale.energy.sampler import Sampler, SamplerStats
 from rayscale.environment import cache_directory
+from rayscale.errors import EnvironmentUnusableError
 from rayscale.ledger import Ledger
+from rayscale.record import Settling
 from rayscale.spec import EnergySpec
 from rayscale.specfile import parse_spec
-from rayscale.sweep.attempts import AttemptResult, SlotHost, run_attempt
+from rayscale.sweep.attempts import AttemptResult, SlotHost, _settle, run_attempt
 from rayscale.sweep.devices import SlotDevice
 from rayscale.sweep.forkserver import ForkServer
+from rayscale.sweep.settling import DeviceState
 from rayscale.training.data import prepare
 from rayscale.training.preload import PRELOAD
 
 
 class ThreadSampler:
-    """A sampler link whose sampler runs in this process; it can be told to die, and to read a temperature."""
+    """A sampler link whose sampler runs in this process; it can be told to die, and to read a device's sensor."""
 
     def __init__(self) -> None:
         self.sampler: Sampler | None = None
         self.starts = 0
-        self.dies_after_s: float | None = None
+        self.lost_after_s: float | None = None
+        self.comes_back = True
         self.started_at = 0.0
-        self.temperatures: list[float] = []
+        self.sensor: list[tuple[float | None, float | None]] = []
+        self.process: int | None = None
 
     def start(self, spec: EnergySpec, device_uuid: str | None, pid: int, directory: Path) -> None:
         if self.sampler:
             self.sampler.stop()
+            if not self.comes_back:
+                raise EnvironmentUnusableError("no device answers\nin several lines")
         self.starts += 1
         self.started_at = time.monotonic()
         self.sampler = Sampler(open_reader(spec, device_uuid=device_uuid, pid=pid), directory, spec.period)
@@ -49,13 +58,19 @@ class ThreadSampler:
         return sampler.stop() if sampler else None
 
     def alive(self) -> bool:
-        dead = self.dies_after_s is not None and time.monotonic() - self.started_at > self.dies_after_s
-        if dead:
-            self.dies_after_s = None
-        return not dead
+        lost = self.lost_after_s is not None and time.monotonic() - self.started_at > self.lost_after_s
+        if lost:
+            self.lost_after_s = None
+        return not lost
 
-    def temperature_c(self) -> float | None:
-        return self.temperatures.pop(0) if self.temperatures else None
+    def last(self) -> Reading | None:
+        if not self.sensor:
+            return None
+        temperature_c, power_w = self.sensor.pop(0)
+        return Reading(time.monotonic(), power_w, None, None, temperature_c, None, None, 0.0)
+
+    def close(self) -> None:
+        self.stop()
 
 
 @pytest.fixture(scope="module")
@@ -192,37 +207,107 @@ def test_attempts_are_numbered_and_only_the_accepted_one_makes_a_record(host: Sl
     assert host.ledger.attempts(key) == [1, 2]
 
 
-def test_a_sampler_that_dies_is_brought_back_and_told(host: SlotHost) -> None:
-    sampler = host.sampler
-    assert isinstance(sampler, ThreadSampler)
-    sampler.dies_after_s = 0.2
-    result = attempt(host, long_plan("4s"))
+def fake_sampler(host: SlotHost) -> ThreadSampler:
+    assert isinstance(host.sampler, ThreadSampler)
+    return host.sampler
+
+
+def log_of(host: SlotHost, trial_key: str) -> list[dict[str, object]]:
+    path = host.ledger.attempt_directory(trial_key, 1) / "log.jsonl"
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def codes(result: AttemptResult) -> list[str]:
+    assert result.record is not None, result.failure
+    return [reason.code for reason in result.record.quality.reasons]
+
+
+def test_a_lost_sampler_is_replaced_and_both_times_are_in_the_log(host: SlotHost) -> None:
+    sampler = fake_sampler(host)
+    sampler.lost_after_s = 0.2
+    plan = plan_of("idle: 40ms", "idle: 400ms")
+    result = attempt(host, plan)
     assert sampler.starts == 2
-    assert result.failure is not None  # the long trial ends by its limit; the sampler was restarted meanwhile
-    assert result.failure.reason == "time_limit"
+    assert "sampler_restarted" in codes(result)
+    log = log_of(host, plan.trials[0].trial_key)
+    lost, back = (next(e for e in log if e["event"] == name) for name in ("sampler_lost", "sampler_restarted"))
+    assert isinstance(lost["t"], float)
+    assert isinstance(back["t"], float)
+    assert lost["t"] <= sampler.started_at <= back["t"]
 
 
-def test_settling_waits_for_the_temperature_of_the_blocks_start(host: SlotHost) -> None:
-    sampler = host.sampler
-    assert isinstance(sampler, ThreadSampler)
-    plan = plan_of("idle: 40ms", "idle: 40ms, settle: {max_rise_c: 5, timeout: 20s}")
-    sampler.temperatures = [40.0]
-    assert attempt(host, plan, 0).record is not None
-    sampler.temperatures = [55.0, 50.0, 44.0]
+def test_a_sampler_that_does_not_come_back_makes_the_attempt_invalid(host: SlotHost) -> None:
+    sampler = fake_sampler(host)
+    sampler.lost_after_s, sampler.comes_back = 0.2, False
+    result = attempt(host, plan_of("idle: 40ms", "idle: 400ms"), last_try=False)
+    assert sampler.starts == 1
+    assert result.failure is not None
+    assert result.failure.reason == "invalid_energy"
+    assert "did not come back: no device answers" in result.failure.detail
+    assert "several lines" not in result.failure.detail
+
+
+def test_a_trial_waits_until_temperature_and_power_are_back_at_the_blocks_start(host: SlotHost) -> None:
+    sampler = fake_sampler(host)
+    plan = plan_of("idle: 40ms", "idle: 40ms, settle: {max_rise_c: 5, max_rise_w: 10, timeout: 20s}")
+    sampler.sensor = [(40.0, 60.0), (40.0, 58.0)]  # the block's start: power has stopped falling
+    first = attempt(host, plan, 0).record
+    assert first is not None
+    assert first.settling is not None
+    assert (first.settling.reference_c, first.settling.reference_w) == (40.0, 58.0)
+    sampler.sensor = [(55.0, 250.0), (44.0, 120.0), (50.0, 60.0), (44.0, 60.0)]
     result = attempt(host, plan, 1)
-    assert sampler.temperatures == []
+    assert sampler.sensor == []
+    assert not {"temperature_not_settled", "power_not_settled"} & set(codes(result))
     assert result.record is not None
-    assert "temperature_not_settled" not in [reason.code for reason in result.record.quality.reasons]
+    settling = result.record.settling
+    assert settling is not None
+    assert (settling.start_c, settling.start_w, settling.reference_w) == (44.0, 60.0, 58.0)
+    assert 0.5 < settling.waited_s < 5
+    assert not settling.timed_out
+    shown = [entry.get("name") for entry in log_of(host, plan.trials[1].trial_key) if entry["event"] == "phase"]
+    assert shown[:2] == ["settling", "idle"]  # what the live view shows, in this order
 
 
-def test_settling_gives_up_at_its_timeout_and_says_so(host: SlotHost) -> None:
-    sampler = host.sampler
-    assert isinstance(sampler, ThreadSampler)
+@pytest.mark.parametrize(
+    ("stuck", "code"), [((60.0, 58.0), "temperature_not_settled"), ((40.0, 90.0), "power_not_settled")]
+)
+def test_settling_gives_up_at_its_timeout_and_says_so(host: SlotHost, stuck: tuple[float, float], code: str) -> None:
+    sampler = fake_sampler(host)
     plan = plan_of("idle: 40ms", "idle: 40ms, settle: {max_rise_c: 5, timeout: 300ms}")
-    sampler.temperatures = [40.0]
-    attempt(host, plan, 0)
-    sampler.temperatures = [60.0] * 50
+    host.block_start[plan.trials[1].block] = DeviceState(40.0, 58.0)
+    sampler.sensor = [stuck] * 50
     result = attempt(host, plan, 1)
+    assert code in codes(result)
     assert result.record is not None
-    assert "temperature_not_settled" in [reason.code for reason in result.record.quality.reasons]
     assert result.record.quality.verdict != "clean"
+    assert result.record.settling is not None
+    assert result.record.settling.timed_out
+
+
+def test_a_block_begun_by_an_earlier_run_keeps_its_start(host: SlotHost, forks: ForkServer) -> None:
+    plan = plan_of("idle: 40ms", "idle: 40ms, settle: {max_rise_w: 10, timeout: 300ms}")
+    fake_sampler(host).sensor = [(40.0, 58.0)] * 3
+    first = attempt(host, plan, 0).record
+    assert first is not None
+    # on a GPU the record has the slot's UUID; here it names the CPU
+    later = SlotHost(host.ledger, forks, ThreadSampler(), SlotDevice("cpu:0", first.device.uuid, "CPU"), 0.1, plan)
+    assert later.ledger.record(plan.trials[0].trial_key) == first
+    fake_sampler(later).sensor = [(41.0, 90.0)] * 20
+    settling = settle_only(later, plan, 1)
+    assert settling is not None
+    assert (settling.reference_c, settling.reference_w, settling.timed_out) == (40.0, 58.0, True)
+
+
+def settle_only(host: SlotHost, plan: Plan, index: int) -> Settling | None:
+    trial = plan.trials[index]
+    number = host.ledger.new_attempt(trial.trial_key)
+    directory = host.ledger.attempt_directory(trial.trial_key, number)
+    data = prepare(trial.spec, cache_directory())
+    return _settle(host, TrialJob("tiny", trial, number, directory, data, host.device.uuid, host.device.name, None))
+
+
+def test_where_no_sensor_tells_nothing_is_waited_for(host: SlotHost) -> None:
+    result = attempt(host, plan_of(), 0)
+    assert result.record is not None
+    assert result.record.settling is None

@@ -6,6 +6,7 @@ import io
 import json
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from rich.console import Console
@@ -16,6 +17,8 @@ from rayscale.spec import SweepSpec
 from rayscale.sweep.events import AttemptEnd, SweepCallback
 from rayscale.sweep.live import LineView, TableView, open_view, render
 from rayscale.sweep.progress import Progress
+from rayscale.sweep.searcher import POSTPONED
+from rayscale.sweep.watch import log_event
 
 
 @pytest.fixture
@@ -82,6 +85,40 @@ def test_the_table_shows_what_the_running_attempt_writes(plan: Plan, progress: P
     text = text_of(render(progress))
     for word in ("cpu:0", "train", "256", "5000", "3.210", "0 of 4 done, 1 running, 0 failed"):
         assert word in text
+
+
+def test_the_table_says_settling_while_the_slot_waits_for_the_device(plan: Plan, progress: Progress) -> None:
+    trial = plan.trials[0]
+    progress.started_attempt(trial.trial_key, "cpu:0")
+    attempt = progress.ledger.new_attempt(trial.trial_key)
+    directory = progress.ledger.attempt_directory(trial.trial_key, attempt)
+    log_event(directory, "phase", name="settling")
+    progress.refresh()
+    assert "settling" in text_of(render(progress))
+    log_event(directory, "phase", name="idle")
+    log_event(directory, "sampler_lost", last_sample=None)
+    progress.refresh()
+    assert "settling" not in text_of(render(progress))
+    assert "idle" in text_of(render(progress))
+
+
+def test_an_attempt_that_was_handed_back_unbegun_is_not_told_as_ended(plan: Plan) -> None:
+    ends: list[AttemptEnd] = []
+
+    class Listener:
+        def started(self, trial_key: str, device: str) -> None:
+            pass
+
+        def ended(self, end: AttemptEnd) -> None:
+            ends.append(end)
+
+    config = {"trial_key": plan.trials[0].trial_key, "device": "cpu:0"}
+    callback, trial = SweepCallback([Listener()]), SimpleNamespace(config=config, last_result={"outcome": POSTPONED})
+    callback.on_trial_complete(0, [], trial)
+    assert ends == []
+    trial.last_result = {"outcome": "failed", "reason": "diverged", "detail": "nan"}
+    callback.on_trial_complete(0, [], trial)
+    assert [end.reason for end in ends] == ["diverged"]
 
 
 def test_the_remaining_time_follows_tokens(plan: Plan, progress: Progress) -> None:

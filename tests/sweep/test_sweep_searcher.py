@@ -14,7 +14,7 @@ from ray.tune.search import Searcher
 from rayscale.design import Plan, plan_sweep
 from rayscale.specfile import parse_spec
 from rayscale.sweep.devices import SlotDevice
-from rayscale.sweep.searcher import BlockSearcher
+from rayscale.sweep.searcher import POSTPONED, BlockSearcher
 
 SPEC = """\
 name: x
@@ -42,6 +42,7 @@ def simulate(
     rng = random.Random(seed)
     out: dict[str, list[tuple[str, dict[str, Any]]]] = {f"cpu:{index}": [] for index in range(slot_count)}
     ended: list[tuple[str, str, bool]] = []
+    cut_off: set[str] = set()  # what a slot died in and no later slot has closed
     counter = 0
     for _ in range(10_000):
         finished = False
@@ -59,8 +60,14 @@ def simulate(
             return ended
         trial_id, config = out[rng.choice(busy)].pop(0)
         key = config["trial_key"]
+        if config["after"] in cut_off:
+            cut_off.remove(config["after"])
+            searcher.on_trial_complete(trial_id, {"outcome": POSTPONED})
+            continue
         ended.append((config["device"], key, config["last_try"]))
         kind = outcome(key, sum(k == key for _, k, _ in ended))
+        if kind == "error":
+            cut_off.add(key)
         searcher.on_trial_complete(trial_id, {"outcome": kind} if kind != "error" else None, error=kind == "error")
     pytest.fail("the searcher never finished")
 
@@ -82,6 +89,24 @@ def test_every_slot_gets_work() -> None:
     plan = make_plan(3, 8)
     ended = simulate(BlockSearcher(plan.blocks(), slots(4), 1), 4, lambda key, n: "completed")
     assert {slot for slot, _, _ in ended} == {"cpu:0", "cpu:1", "cpu:2", "cpu:3"}
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.integers(2, 4), st.integers(1, 5), st.integers(1, 3), st.integers(1, 3), st.data())
+def test_what_a_dead_slot_was_doing_comes_before_what_was_staged(
+    levels: int, repetitions: int, slot_count: int, max_attempts: int, data: st.DataObject
+) -> None:
+    plan = make_plan(levels, repetitions)
+    deadly = data.draw(st.sets(st.sampled_from([trial.trial_key for trial in plan.trials])))
+    ended = simulate(
+        BlockSearcher(plan.blocks(), slots(slot_count), max_attempts),
+        slot_count,
+        lambda key, n: "error" if key in deadly else "completed",
+        data.draw(st.integers(0, 99)),
+    )
+    for block in plan.blocks():
+        expected = [t.trial_key for t in block for _ in range(max_attempts if t.trial_key in deadly else 1)]
+        assert [key for _, key, _ in ended if key in expected] == expected
 
 
 @pytest.mark.parametrize("kind", ["failed", "error"])

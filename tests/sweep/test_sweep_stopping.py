@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from ledgers import CPU, example_spec, simulate_trial
 from ray.tune.search import Searcher
 
-from rayscale.analysis.looks import schedule, sequential_section, with_sequential
+from rayscale.analysis.looks import planned_looks, schedule, sequential_section, with_sequential
 from rayscale.analysis.run import analyze_records, to_json
 from rayscale.design import Plan, Trial, plan_sweep
 from rayscale.errors import InputError
@@ -78,6 +78,10 @@ def drive(plan: Plan, ledger: Ledger, value, slots: int = 1, bad: tuple[str, ...
     return ran, said
 
 
+def stopping_factor(plan: Plan) -> float:
+    return float(planned_looks(plan.spec)["small_sample_factor"])
+
+
 def test_an_answered_question_stops_the_sweep(tmp_path: Path) -> None:
     plan, ledger = stop_plan(), Ledger(tmp_path / "quickstart")
     ran, said = drive(plan, ledger, effect_value)
@@ -89,7 +93,7 @@ def test_an_answered_question_stops_the_sweep(tmp_path: Path) -> None:
     section = sequential_section(ledger.read_looks(), plan.spec)["sequential"]
     assert (section["decision"], section["n_used"], section["saved_repetitions"]) == ("efficacy", 3, 5)
     assert section["significant"] is True
-    assert section["p_adjusted"] == pytest.approx(section["p_look"])
+    assert section["p_adjusted"] == pytest.approx(section["p_look"] / stopping_factor(plan))
 
 
 def test_the_analysis_names_the_adjusted_p_first(tmp_path: Path) -> None:

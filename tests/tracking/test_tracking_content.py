@@ -42,6 +42,7 @@ def test_a_finished_trial_has_stored_times_and_its_outcomes(ledger):
     assert values["energy_j"] == record.energy.phases["train"].energy_j
     assert values["duration_s"] == record.phase_seconds("train")
     assert {"pee", "joules_per_token", "perplexity", "eval_loss", "tokens_per_s", "power_mean_w"} <= set(values)
+    assert {f"{part}_s" for part in ("import", "build", "data", "compile", "warmup", "train", "eval")} <= set(values)
     assert "mfu" not in values  # unknown peak: null, so not logged
     assert all(content.start_ms - 200 <= p.time_ms <= content.end_ms + 200 for p in content.points)
     assert {f.path for f in content.files} == {"power.parquet", "record.json"}

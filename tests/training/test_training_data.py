@@ -18,7 +18,8 @@ from rayscale.errors import InputError
 from rayscale.spec import SweepSpec
 from rayscale.training.cachefiles import made_once
 from rayscale.training.data import PreparedData, check_budget, prepare
-from rayscale.training.documents import PASSAGE_CHARS, open_stdlib, passages
+from rayscale.training.documents import open_stdlib
+from rayscale.training.rowfiles import PASSAGE_CHARS, passages
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota", "kappa"]
 
@@ -182,7 +183,7 @@ def test_lone_surrogates_in_json_do_not_stop_it(tmp_path: Path) -> None:
 @given(st.text(alphabet="ab\n é", max_size=300), st.integers(1, 400))
 def test_passages_join_to_the_text(text: str, times: int) -> None:
     long = text * times
-    parts = list(passages(long))
+    parts = list(passages([long]))
     assert "".join(parts) == long
     assert all(len(part) <= PASSAGE_CHARS for part in parts)
 

@@ -22,7 +22,7 @@ from rayscale.training.flops import (
     shape_from_model,
     training_flops,
 )
-from rayscale.training.peaks import peak_tflops
+from rayscale.training.peaks import Peak, known_peak, peak_tflops
 
 SWEEPS = Path(__file__).parents[2] / "sweeps"
 
@@ -121,7 +121,16 @@ def test_peaks(name: str, precision: str, peak: float | None) -> None:
     assert peak_tflops(name, precision) == peak
 
 
+def test_a_stated_peak_goes_before_the_table() -> None:
+    assert known_peak("NVIDIA H200", "bf16-pure", None) == Peak(989.0, "data sheet of NVIDIA H200: dense bf16")
+    assert known_peak("NVIDIA H200", "bf16", 700.0) == Peak(700.0, "train.peak_tflops")
+    assert known_peak(None, "fp32", 0.1) == Peak(0.1, "train.peak_tflops")
+    assert known_peak("Unknown 9000", "bf16", None) is None
+    assert known_peak(None, "fp32", None) is None
+
+
 def test_counting_imports_no_torch() -> None:
-    code = "import sys, rayscale.training.flops, rayscale.training.peaks; print('torch' in sys.modules)"
+    code = "import sys, rayscale.training.flops, rayscale.training.memory, rayscale.training.peaks"
+    code += "; print('torch' in sys.modules)"
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "False"

@@ -7,10 +7,13 @@ from typing import Any
 import pytest
 import torch
 from training_helpers import TINY_LLAMA, tiny_spec
+from transformers import AutoConfig
 from transformers.integrations import sdpa_attention
 
 from rayscale.errors import InputError
-from rayscale.training.model import CAUSAL_ATTENTION, build_model, choose_attention, random_config
+from rayscale.spec.trial import PRESETS
+from rayscale.training.body import keep_angles
+from rayscale.training.model import _PLAIN, CAUSAL_ATTENTION, build_model, choose_attention, random_config
 
 
 def config_spec(**changes: Any) -> Any:
@@ -67,6 +70,89 @@ def test_no_target_sees_its_future() -> None:
         before, after = built(input_ids=tokens).logits, built(input_ids=changed).logits
     torch.testing.assert_close(before[:, :10], after[:, :10])
     assert not torch.allclose(before[:, 10:], after[:, 10:])
+
+
+def small_config(kind: str) -> dict[str, Any]:
+    """Return a tiny config of an architecture; expert counts where it has them."""
+    default = AutoConfig.for_model(kind)
+    known = set(default.to_dict()) | set(default.attribute_map)
+    special = {"pad_token_id": None, "bos_token_id": None, "eos_token_id": None}
+    experts = {"num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 16}
+    fields = {**special, **experts, "shared_expert_intermediate_size": 16, "head_dim": 8, "num_key_value_heads": 2}
+    fields = {**TINY_LLAMA, **fields}
+    return {name: value for name, value in fields.items() if name in known} | {"model_type": kind}
+
+
+@pytest.mark.parametrize("kind", _PLAIN)
+def test_every_architecture_without_masks_is_plainly_causal(kind: str) -> None:
+    built = build_model(tiny_spec(model={"config": small_config(kind)}), 64, 0, "cpu")
+    assert (built.attention, built.attention_note) == (CAUSAL_ATTENTION, None)
+    module, tokens = built.module.eval(), torch.randint(0, 64, (2, 16))
+    with torch.no_grad():
+        ours = module(input_ids=tokens, use_cache=False).logits
+        module.set_attn_implementation("eager")
+        theirs = module(input_ids=tokens, use_cache=False).logits
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("changes", "reason"),
+    [
+        ({"model_type": "mistral", "sliding_window": 8}, "sliding_window 8 is shorter than the rows (16)"),
+        ({"model_type": "opt"}, "the masks of `opt` are not known to be plainly causal"),
+        (
+            {"model_type": "qwen2", "layer_types": ["full_attention", "sliding_attention"], "sliding_window": 8},
+            "not every layer attends to the whole past: sliding_attention",
+        ),
+    ],
+)
+def test_masks_are_kept_for_a_reason_that_is_recorded(changes: dict[str, Any], reason: str) -> None:
+    fields = {**TINY_LLAMA, **changes}
+    if changes["model_type"] == "opt":
+        fields = {
+            "model_type": "opt",
+            "hidden_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "ffn_dim": 64,
+        }
+        fields["word_embed_proj_dim"] = 32
+    built = build_model(tiny_spec(model={"config": fields}), 64, 0, "cpu")
+    assert (built.attention, built.attention_note) == ("sdpa", reason)
+
+
+def test_presets_are_shapes_by_name() -> None:
+    config = random_config(tiny_spec(model={"config": None, "preset": "tinyllama-1.1b"}), 64)
+    assert (config.vocab_size, config.hidden_size, config.num_hidden_layers) == (32000, 2048, 22)
+    tiny = random_config(tiny_spec(model={"preset": "tiny", "config": {"num_hidden_layers": 2}}), 64)
+    assert (tiny.hidden_size, tiny.num_hidden_layers, tiny.vocab_size) == (128, 2, 64)
+    spec = tiny_spec(model={"config": None, "preset": "tiny"})
+    assert spec.with_setting("model.preset", "tinyllama-1.1b").model.fields == dict(PRESETS["tinyllama-1.1b"])
+
+
+def test_pure_bf16_halves_the_weights() -> None:
+    built = build_model(tiny_spec(train={"precision": "bf16-pure"}), 64, 0, "cpu").module
+    assert {parameter.dtype for parameter in built.parameters()} == {torch.bfloat16}
+    assert built.model.rotary_emb.inv_freq.dtype == torch.float32
+
+
+def test_checkpointing_changes_memory_not_gradients() -> None:
+    batch, gradients, kept = torch.randint(0, 64, (2, 16)), [], []
+    for checkpointing in (False, True):
+        module = build_model(tiny_spec(train={"checkpointing": checkpointing}), 64, 0, "cpu").module
+        saved: list[int] = []
+
+        def note(tensor: torch.Tensor, saved: list[int] = saved) -> torch.Tensor:
+            saved.append(tensor.nbytes)
+            return tensor
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+            loss = module(input_ids=batch, use_cache=False).logits.logsumexp(-1).sum()
+        loss.backward()
+        gradients.append([parameter.grad for parameter in module.parameters()])
+        kept.append(sum(saved))
+    assert kept[1] < kept[0] / 3
+    torch.testing.assert_close(gradients[1], gradients[0])
 
 
 def test_models_with_windows_keep_the_masks_of_transformers() -> None:
@@ -130,3 +216,29 @@ def test_our_attention_is_the_one_of_transformers() -> None:
 
     choose_attention(random_config(tiny_spec(), 64), 16)
     assert AttentionInterface()[CAUSAL_ATTENTION] is sdpa_attention.sdpa_attention_forward
+
+
+def test_angles_are_computed_once_and_stay_the_same() -> None:
+    module, tokens = build_model(tiny_spec(), 64, 0, "cpu").module.eval(), torch.randint(0, 64, (2, 16))
+    plain, calls = module(input_ids=tokens, use_cache=False).logits, 0
+    compute = module.model.rotary_emb.forward
+
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal calls
+        calls += 1
+        return compute(*args, **kwargs)
+
+    module.model.rotary_emb.forward = counted
+    assert keep_angles(module)
+    assert all(torch.equal(module(input_ids=tokens, use_cache=False).logits, plain) for _ in range(3))
+    assert calls == 1
+    module(input_ids=tokens[:, :9], use_cache=False)
+    assert calls == 2
+
+
+def test_angles_that_depend_on_more_than_the_position_are_not_kept() -> None:
+    scaled = {"rope_type": "dynamic", "factor": 2.0, "rope_theta": 10000.0}
+    module = build_model(config_spec(rope_parameters=scaled), 64, 0, "cpu").module
+    assert not keep_angles(module)
+    gpt2 = {"model_type": "gpt2", "n_embd": 32, "n_layer": 1, "n_head": 4, "vocab_size": 64, "n_positions": 64}
+    assert not keep_angles(build_model(tiny_spec(model={"config": gpt2}), 64, 0, "cpu").module)

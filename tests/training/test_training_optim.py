@@ -8,11 +8,13 @@ from hypothesis import strategies as st
 from rayscale.spec import TrainSpec
 from rayscale.training.optim import build_optimizer, learning_rate
 
-schedules = st.sampled_from(["constant", "cosine", "wsd"])
+schedules = st.sampled_from(["constant", "cosine", "wsd", "wsd linear"])
 
 
 def settings(schedule: str, warmup: int = 0, low: float = 0.1) -> TrainSpec:
-    return TrainSpec(learning_rate=2.0, schedule=schedule, warmup_tokens=warmup, min_lr_ratio=low)  # type: ignore[arg-type]
+    name, _, shape = schedule.partition(" ")
+    train = {"schedule": name, "cooldown_shape": shape or "1-sqrt", "warmup_tokens": warmup, "min_lr_ratio": low}
+    return TrainSpec.model_validate({"learning_rate": 2.0, **train})
 
 
 @given(schedules, st.integers(1, 10_000), st.integers(0, 10_000), st.floats(0, 1), st.integers(1, 512))
@@ -42,6 +44,10 @@ def test_shapes() -> None:
     assert learning_rate(wsd, 790, 800, 1000) == 2.0
     assert learning_rate(wsd, 850, 850, 1000) == pytest.approx(2.0 * (1 - 0.9 * 0.5))
     assert learning_rate(wsd, 1000, 1000, 1000) == pytest.approx(0.2)
+    linear = settings("wsd linear")
+    assert learning_rate(linear, 790, 800, 1000) == 2.0
+    assert learning_rate(linear, 850, 850, 1000) == pytest.approx(2.0 * (1 - 0.9 * 0.25))
+    assert learning_rate(linear, 1000, 1000, 1000) == pytest.approx(0.2)
     assert learning_rate(settings("constant", warmup=100), 40, 60, 1000) == pytest.approx(1.0)
 
 

@@ -14,6 +14,7 @@ import torch
 from training_helpers import text_spec, tiny_session, tiny_spec
 
 from rayscale.errors import InputError
+from rayscale.training.flops import evaluation_flops
 from rayscale.training.order import IGNORED
 from rayscale.training.results import digest_losses, perplexity_of, tail_loss
 from rayscale.training.session import Diverged, StepLog
@@ -84,7 +85,7 @@ def test_micro_batches_change_nothing_but_rounding(cache: Path) -> None:
         train = {"batch_size": 8, "micro_batch_size": micro, "learning_rate": 1e-3, "threads": 1}
         results.append(tiny_session(cache, tiny_spec(train=train), tokens=1_000).train(ignore))
     for result in results[1:]:
-        np.testing.assert_allclose(result.losses, results[0].losses, rtol=1e-5)
+        np.testing.assert_allclose(result.losses, results[0].losses, rtol=1e-6)
         assert result.trained_tokens == 1_000
 
 
@@ -162,6 +163,25 @@ def test_bf16_autocast_keeps_fp32_weights(cache: Path) -> None:
     assert all(parameter.dtype == torch.float32 for parameter in session.engine.model.parameters())
     assert half.loss_digest != full.loss_digest
     np.testing.assert_allclose(half.losses, full.losses, rtol=0.03)
+
+
+def test_pure_bf16_keeps_everything_in_bf16(cache: Path) -> None:
+    session = tiny_session(cache, tiny_spec(train={"precision": "bf16-pure"}), tokens=500)
+    session.warmup()
+    before, result, after = session.evaluate(), session.train(ignore), session.evaluate()
+    assert after.loss < before.loss
+    assert result.trained_tokens == 500
+    states = [value for state in session.engine.optimizer.state.values() for value in state.values() if value.ndim]
+    assert {tensor.dtype for tensor in states} == {torch.bfloat16}
+
+
+def test_a_stated_peak_and_evaluations_are_in_the_results(cache: Path) -> None:
+    session = tiny_session(cache, tiny_spec(train={"peak_tflops": 0.5}))
+    facts = session.describe()
+    assert (facts.peak_tflops, facts.peak_source) == (0.5, "train.peak_tflops")
+    assert facts.settings["attention"] == "rayscale_causal"
+    assert facts.settings["loss"] == "chunked"
+    assert session.evaluate().flops == evaluation_flops(session.shape, 500, 16)
 
 
 def test_facts_of_a_cpu_session(cache: Path) -> None:

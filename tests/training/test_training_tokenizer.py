@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -64,9 +65,9 @@ def test_a_special_token_in_the_text_is_text(tmp_path: Path) -> None:
 
 def test_bpe_training_is_deterministic_across_processes(tmp_path: Path) -> None:
     code = (
-        "import sys; from rayscale.training.tokenizer import _train_bpe\n"
+        "import sys; from rayscale.training.tokenizer import train_bpe\n"
         "text = open(sys.argv[1]).read()\n"
-        "print(_train_bpe(600, iter([text])).to_str())"
+        "print(train_bpe(600, iter([text])).to_str())"
     )
     path = str(open_stdlib().files[5][1])
     runs = [subprocess.run([sys.executable, "-c", code, path], capture_output=True, check=True) for _ in range(2)]
@@ -98,3 +99,54 @@ def test_bad_tokenizers_are_explained(tmp_path: Path) -> None:
     for choice, message in expected.items():
         with pytest.raises(InputError, match=message):
             load(choice, tmp_path)
+
+
+def byte_level(path: Path, *ends: str) -> Path:
+    """Write a tokenizer.json of single bytes with some special tokens."""
+    from tokenizers import models, pre_tokenizers
+
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    engine = Engine(models.BPE({letter: index for index, letter in enumerate(alphabet)}, []))
+    engine.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    engine.add_special_tokens(list(ends))
+    path.parent.mkdir(exist_ok=True)
+    engine.save(str(path))
+    return path
+
+
+def test_a_tokenizer_without_an_end_of_text_is_refused(tmp_path: Path) -> None:
+    path = byte_level(tmp_path / "plain" / "tokenizer.json", "<other>")
+    with pytest.raises(InputError, match=r"has no end-of-text token; expected one of <\|endoftext\|>, </s>,") as caught:
+        load(str(path), tmp_path)
+    assert len(str(caught.value).splitlines()) == 1
+    from transformers import PreTrainedTokenizerFast
+
+    PreTrainedTokenizerFast(tokenizer_file=str(path)).save_pretrained(str(tmp_path / "saved"))
+    with pytest.raises(InputError, match="saved: the tokenizer has no end-of-text token"):
+        load(str(tmp_path / "saved"), tmp_path)
+
+
+def test_the_end_that_a_tokenizer_config_declares_is_used_and_part_of_the_identity(tmp_path: Path) -> None:
+    paths = [byte_level(tmp_path / name / "tokenizer.json", "</s>", "<turn>") for name in ("known", "text", "object")]
+    for path, token in zip(paths[1:], ("<turn>", {"content": "<turn>", "special": True}), strict=True):
+        path.with_name("tokenizer_config.json").write_text(json.dumps({"eos_token": token}))
+    known, *declared = [load(str(path), tmp_path) for path in paths]
+    assert (known.end_of_text, [item.end_of_text for item in declared]) == (256, [257, 257])
+    assert declared[0].fingerprint == declared[1].fingerprint != known.fingerprint
+    paths[1].with_name("tokenizer_config.json").write_text(json.dumps({"eos_token": "<gone>"}))
+    with pytest.raises(InputError, match="no end-of-text token; expected one of <gone>"):
+        load(str(paths[1]), tmp_path)
+
+
+def test_models_that_close_documents_differently_are_told_apart(tmp_path: Path) -> None:
+    """A base and a chat model share their tokenizer.json; the streams made for one must not be taken for the other."""
+    from transformers import PreTrainedTokenizerFast
+
+    path = byte_level(tmp_path / "shared" / "tokenizer.json", "</s>", "<turn>")
+    found: list[Tokenizer] = []
+    for end in ("</s>", "<turn>"):
+        directory = tmp_path / end.strip("</>")
+        PreTrainedTokenizerFast(tokenizer_file=str(path), eos_token=end).save_pretrained(str(directory))
+        found.append(load(str(directory), tmp_path))
+    assert [tokenizer.end_of_text for tokenizer in found] == [256, 257]
+    assert found[0].fingerprint != found[1].fingerprint

@@ -10,6 +10,7 @@
      process PID FROM TO                reasons MASK FROM TO   (also counts as thermal violation if MASK has 0x20)
      error NAME|FIELD CODE FROM TO      a call, or an entry of a field query, answers with an error
      mig 1
+     ring SECONDS                       the driver keeps power samples of its own, one per 0.1 s, for so long
 
    -DWITHOUT_FIELDS leaves nvmlDeviceGetFieldValues out: the binding then says FunctionNotFound. */
 
@@ -29,7 +30,7 @@ typedef struct { char name[64]; long code; double from, to; } span_t;
 typedef struct {
     char uuid[96], name[96];
     unsigned architecture, mig;
-    double reset, stale;
+    double reset, stale, ring;
     change_t power[MAX_LINES], limit[MAX_LINES];
     span_t error[MAX_LINES], process[MAX_LINES], reasons[MAX_LINES];
     int powers, limits, errors, processes, reasonses;
@@ -37,6 +38,8 @@ typedef struct {
 typedef struct { unsigned fieldId, scopeId; long long timestamp, latencyUsec; unsigned valueType, nvmlReturn;
     union { double dVal; unsigned uiVal; unsigned long long ullVal; } value; } field_t;
 typedef struct { unsigned pid; unsigned long long memory; unsigned gpuInstance, computeInstance; } process_t;
+typedef struct { unsigned long long timestamp; union { double dVal; unsigned uiVal; unsigned long long ullVal; } value; } sample_t;
+typedef struct { unsigned pid; unsigned long long timestamp; unsigned sm, memory, encoder, decoder; } utilization_t;
 typedef struct { unsigned version, sensor; int temperature; } temperature_t;
 typedef struct { unsigned long long total, free, used; } memory_t;
 
@@ -74,6 +77,8 @@ static void read_line(char *line) {
         sscanf(line, "%*s %lf", &g->reset);
     } else if (!strcmp(word, "stale")) {
         sscanf(line, "%*s %lf", &g->stale);
+    } else if (!strcmp(word, "ring")) {
+        sscanf(line, "%*s %lf", &g->ring);
     } else if (!strcmp(word, "mig")) {
         sscanf(line, "%*s %u", &g->mig);
     } else if (!strcmp(word, "error") && g->errors < MAX_LINES) {
@@ -110,9 +115,12 @@ static double energy(const gpu_t *g, double t) { /* J since the first power line
 }
 
 static double ticked(double t) { return floor(t / TICK) * TICK; }
-static double mean(const gpu_t *g, double window) {
-    double end = ticked(now());
-    return (energy(g, end) - energy(g, end - window)) / window;
+static double mean_to(const gpu_t *g, double end, double window) { return (energy(g, end) - energy(g, end - window)) / window; }
+static double mean(const gpu_t *g, double window) { return mean_to(g, ticked(now()), window); }
+static double wall_ahead(void) { /* of the monotonic clock */
+    struct timespec t;
+    clock_gettime(CLOCK_REALTIME, &t);
+    return t.tv_sec + 1e-9 * t.tv_nsec - now();
 }
 static unsigned long long counter(const gpu_t *g) {
     double t = fmin(now(), g->stale), at = ticked(t);
@@ -231,6 +239,40 @@ unsigned nvmlDeviceGetComputeRunningProcesses_v3(gpu_t *g, unsigned *count, proc
     return found > room ? 7 : 0; /* INSUFFICIENT_SIZE */
 }
 
+unsigned nvmlDeviceGetSamples(gpu_t *g, unsigned kind, unsigned long long since, unsigned *type, unsigned *count, sample_t *out) {
+    double last = ticked(now()), ahead = wall_ahead();
+    unsigned found = 0, room = *count;
+    ASK(g, "nvmlDeviceGetSamples");
+    if (kind != 0 || !(g->ring > 0)) return 3; /* NOT_SUPPORTED */
+    for (int i = (int)(g->ring / TICK); i >= 0; i--) {
+        unsigned long long stamp = (unsigned long long)(1e6 * (last - i * TICK + ahead));
+        if (stamp <= since) continue;
+        if (out && found < room) {
+            out[found].timestamp = stamp;
+            out[found].value.uiVal = (unsigned)(1000 * mean_to(g, last - i * TICK, TICK));
+        }
+        found++;
+    }
+    *type = 1; /* unsigned int */
+    *count = out && found > room ? room : found;
+    return found ? 0 : 6; /* NOT_FOUND */
+}
+unsigned nvmlDeviceGetProcessUtilization(gpu_t *g, utilization_t *out, unsigned *count, unsigned long long since) {
+    double last = floor(now()), ahead = wall_ahead();
+    unsigned found = 0, room = out ? *count : 0;
+    ASK(g, "nvmlDeviceGetProcessUtilization");
+    for (int i = 0; i < g->processes; i++)
+        for (double t = last - 20; t <= last; t += 1) {
+            unsigned long long stamp = (unsigned long long)(1e6 * (t + ahead));
+            if (t < g->process[i].from || t >= g->process[i].to || stamp <= since) continue;
+            if (found < room) out[found] = (utilization_t){(unsigned)g->process[i].code, stamp, 50, 10, 0, 0};
+            found++;
+        }
+    *count = found;
+    if (!found) return 6; /* NOT_FOUND */
+    return found > room ? 7 : 0; /* INSUFFICIENT_SIZE */
+}
+
 #ifndef WITHOUT_FIELDS
 unsigned nvmlDeviceGetFieldValues(gpu_t *g, int count, field_t *fields) {
     ASK(g, "nvmlDeviceGetFieldValues");
@@ -238,6 +280,7 @@ unsigned nvmlDeviceGetFieldValues(gpu_t *g, int count, field_t *fields) {
         char name[16];
         snprintf(name, sizeof name, "%u", fields[i].fieldId);
         fields[i].nvmlReturn = failing(g, name);
+        fields[i].timestamp = (long long)(1e6 * (now() + wall_ahead()));
         fields[i].valueType = fields[i].fieldId >= 185 ? 1 : 3;
         switch (fields[i].fieldId) {
         case 83: fields[i].value.ullVal = counter(g); break;

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from ledgers import example_spec, make_ledger
 
-from rayscale.analysis.resample import MAX_SHIFTS, MIN_SHIFTS, resample, shifts_of, spread
+from rayscale.analysis.sampling_period import MAX_SHIFTS, MIN_SHIFTS, resample, shifts_of, spread
 from rayscale.cli import run_command
 from rayscale.resampling_view import render_resampled, resample_sweep, resampled_section
 

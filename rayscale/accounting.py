@@ -1,0 +1,183 @@
+"""From a ledger to its accounts: records, failed attempts and what traces say about the time outside the phases."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rayscale.analysis.accounting import LostAttempt, Part, SweepAccount, account_sweep, add_parts, trial_account
+from rayscale.analysis.accounting_tree import accounting_tree
+from rayscale.analysis.rates import rates_of
+from rayscale.design import Plan, Trial
+from rayscale.errors import InputError
+from rayscale.ledger import Ledger
+from rayscale.record import Phase, Record
+
+if TYPE_CHECKING:
+    from rayscale.energy.trace import Trace
+
+Windows = list[tuple[float, float]]
+
+
+def account_ledger(ledger: Ledger, plan: Plan, records: Sequence[Record] | None = None) -> SweepAccount:
+    """Account for a sweep from its ledger.
+
+    Args:
+        ledger: The ledger.
+        plan: Its plan; trials of earlier plans are not counted.
+        records: Its records, if they were read already.
+
+    Returns:
+        The accounts of the accepted attempts, and of all others.
+    """
+    records = ledger.records(plan) if records is None else records
+    accepted = {record.trial_key: record.attempt for record in records}
+    waiting = {record.trial_key: _waiting(ledger, record) for record in records}
+    lost = [
+        _lost(ledger, trial, attempt)
+        for trial in plan.trials
+        for attempt in ledger.attempts(trial.trial_key)
+        if attempt != accepted.get(trial.trial_key) and not _is_open(ledger, trial, attempt, accepted)
+    ]
+    return account_sweep(records, lost, waiting)
+
+
+def accounting_of(ledger: Ledger, plan: Plan, records: Sequence[Record]) -> dict[str, Any]:
+    """Write the part `accounting` of the analysis tree.
+
+    Args:
+        ledger: The ledger.
+        plan: Its plan.
+        records: Its records.
+
+    Returns:
+        The tree of `analysis.accounting_tree`.
+    """
+    account = account_ledger(ledger, plan, records)
+    return accounting_tree(account, rates_of(plan.spec.report), records)
+
+
+def _is_open(ledger: Ledger, trial: Trial, attempt: int, accepted: Mapping[str, int]) -> bool:
+    """Whether an attempt still runs: it is the last one, has not failed, and a run holds the ledger."""
+    last = max(ledger.attempts(trial.trial_key)) == attempt and trial.trial_key not in accepted
+    return last and ledger.failure(trial.trial_key, attempt) is None and ledger.lock_holder() is not None
+
+
+def _waiting(ledger: Ledger, record: Record) -> dict[str, Part]:
+    """Measure what an accepted attempt took before its first phase and between phases.
+
+    Without a trace the record's own time between phases stands, with its energy unknown.
+    """
+    trace = _trace(ledger.fetched_attempt(record.trial_key, record.attempt))
+    if trace is None or not len(trace) or not record.phases:
+        return {}
+    first = min(phase.start for phase in record.phases)
+    windows = {"settling": [(float(trace.t[0]), first)], "between": _gaps(record.phases)}
+    decisive = [(phase.start, phase.end) for phase in record.phases if phase.name == "train"]
+    return {name: _part(trace, found, decisive) for name, found in windows.items() if _seconds(found) > 0}
+
+
+def _gaps(phases: Sequence[Phase]) -> Windows:
+    ordered = sorted(phases, key=lambda phase: phase.start)
+    gaps = []
+    reached = ordered[0].end
+    for phase in ordered[1:]:
+        if phase.start > reached:
+            gaps.append((reached, phase.start))
+        reached = max(reached, phase.end)
+    return gaps
+
+
+def _seconds(windows: Windows) -> float:
+    return sum(end - start for start, end in windows)
+
+
+def _part(trace: Trace, windows: Windows, decisive: Windows) -> Part:
+    """Integrate windows by the estimate that the training phase decides, as the record's phases are."""
+    from rayscale.energy.integrate import choose_estimate, integrate_windows, phase_energy
+
+    estimate = choose_estimate(trace, integrate_windows(trace, decisive or windows))
+    found = phase_energy(trace, windows, estimate)
+    return Part.of(_seconds(windows), found.energy_j, found.bound_j)
+
+
+def _lost(ledger: Ledger, trial: Trial, attempt: int) -> LostAttempt:
+    """Account for an attempt that was not accepted: from its first sign of life to its last."""
+    directory = ledger.fetched_attempt(trial.trial_key, attempt)
+    failure = ledger.failure(trial.trial_key, attempt)
+    trace, times = _trace(directory), _log_times(directory)
+    if trace is not None and len(trace):
+        times = [*times, float(trace.t[0]), float(trace.t[-1])]
+    part = Part()
+    if times and max(times) > min(times):
+        window = (min(times), max(times))
+        part = _part(trace, [window], [window]) if trace is not None else Part.of(window[1] - window[0], None)
+    reason = failure.reason if failure else "no record"
+    return LostAttempt(trial.trial_key, attempt, reason, trial.condition, part)
+
+
+def _trace(directory: Path) -> Trace | None:
+    from rayscale.energy.trace import read_trace
+
+    try:
+        return read_trace(directory)
+    except (InputError, OSError, ValueError):
+        return None
+
+
+def _log_times(directory: Path) -> list[float]:
+    """Read the CLOCK_MONOTONIC times of `log.jsonl`; a torn last line is passed over. Units: s."""
+    try:
+        lines = (directory / "log.jsonl").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    times = []
+    for line in lines:
+        try:
+            times.append(float(json.loads(line)["t"]))
+        except (ValueError, KeyError, TypeError):
+            continue
+    return times
+
+
+class Spending:
+    """What a running sweep has spent so far, attempt by attempt; each attempt's trace is read once."""
+
+    def __init__(self, ledger: Ledger, plan: Plan) -> None:
+        """Bind to a ledger.
+
+        Args:
+            ledger: The ledger; it may still be empty.
+            plan: Its plan.
+        """
+        self._ledger, self._plan = ledger, plan
+        self._parts: dict[tuple[str, int], Part] = {}
+        self._accepted: dict[str, Part] = {}
+
+    def refresh(self) -> None:
+        """Read the attempts that ended since the last time."""
+        for trial in self._plan.trials:
+            for attempt in self._ledger.attempts(trial.trial_key):
+                if (trial.trial_key, attempt) not in self._parts:
+                    self._read(trial, attempt)
+
+    def _read(self, trial: Trial, attempt: int) -> None:
+        key = (trial.trial_key, attempt)
+        record = self._ledger.record(trial.trial_key)
+        if record is not None and record.attempt == attempt:
+            self._parts[key] = trial_account(record, _waiting(self._ledger, record)).total
+            self._accepted[trial.trial_key] = self._parts[key]
+        elif self._ledger.failure(*key) is not None or record is not None:
+            self._parts[key] = _lost(self._ledger, trial, attempt).part
+
+    @property
+    def total(self) -> Part:
+        """All attempts that have ended."""
+        return add_parts(self._parts.values())
+
+    @property
+    def accepted(self) -> Mapping[str, Part]:
+        """Trial key -> its accepted attempt."""
+        return self._accepted

@@ -1,0 +1,69 @@
+"""The report's section on the scaling law of a sweep with a model-size factor; none for any other sweep."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from rayscale.report.cells import Cell, Table
+from rayscale.report.gather import ReportData
+from rayscale.report.numerals import number
+from rayscale.report.sections import Section
+
+
+def scaling_section(data: ReportData) -> Section | None:
+    """Say what the fit of L = E + A/N^alpha + B/D^beta found.
+
+    Args:
+        data: The sweep.
+
+    Returns:
+        The section; None without a fit.
+    """
+    fit = data.analysis.get("scaling")
+    if not fit:
+        return None
+    return Section("scaling", "Scaling law", _sentences(fit), (), (_table(fit),), fit["notes"])
+
+
+def _sentences(fit: Mapping[str, Any]) -> list[str]:
+    sentences = [
+        f"Held-out loss over {fit['n_points']} trials is fitted by L = E + A/N^alpha + B/D^beta "
+        "(N parameters, D trained tokens; Huber loss on ln L)."
+    ]
+    best = fit["optimum"]
+    if best is not None:
+        low, high = best["ci95"]["params_exponent"]
+        growth = f"C^{number(best['params_exponent'], 3)} (95 % interval {number(low, 3)} to {number(high, 3)})"
+        sentences.append(
+            f"If the law holds, the best model size for a compute budget C grows as {growth}, and the part of the loss "
+            f"above E falls as C^−{number(best['kappa'], 3)}."
+        )
+    held = fit["held_out"]
+    if held is not None:
+        sentences.append(
+            f"Fitted without the {held['n']} with the most compute, it predicts their loss with a relative error of "
+            f"{100 * held['rms_log_error']:.2g} % (root mean square)."
+        )
+    return sentences
+
+
+def _table(fit: Mapping[str, Any]) -> Table:
+    rows = []
+    for name in ("E", "A", "alpha", "B", "beta"):
+        if fit[name] is not None:
+            profile = (fit["profile95"] or {}).get(name)
+            intervals = (fit["ci95"][name], profile)
+            rows.append([Cell(name), Cell(number(fit[name]), kind="number"), *(_interval(ends) for ends in intervals)])
+    head = ["parameter", "estimate", "95 % interval, bootstrap by run", "95 % interval, profile"]
+    note = (
+        "The bootstrap draws whole runs; the profile treats trials as independent and shows what the data leave open."
+    )
+    return Table("table-scaling", "The fitted law.", head, rows, (note,))
+
+
+def _interval(ends: list[float | None] | None) -> Cell:
+    if ends is None:
+        return Cell("n/a", kind="number")
+    low, high = ("open" if end is None else number(end) for end in ends)
+    return Cell(f"{low} to {high}", kind="number")

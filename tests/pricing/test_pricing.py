@@ -1,0 +1,202 @@
+"""Prices of a study: arithmetic by hand, bases in their order, ranges that hold what a ledger then shows."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from ledgers import example_spec, make_ledger
+
+from rayscale.accounting import account_ledger
+from rayscale.analysis.rates import Grid, Rates
+from rayscale.cli import run_command
+from rayscale.design import Plan, plan_sweep
+from rayscale.errors import InputError
+from rayscale.ledger import Ledger
+from rayscale.planning import Estimate, trial_flops
+from rayscale.pricing.basis import assumed_basis, basis_from_records, calibrated_basis, earlier_records, find_basis
+from rayscale.pricing.document import price_document
+from rayscale.pricing.hardware import HARDWARE, Range
+from rayscale.pricing.price import Basis, price_of, trial_price
+from rayscale.pricing.text import stated_rates
+
+PLAN = plan_sweep(example_spec(4))
+EXACT = Basis(
+    kind="assumed",
+    source="test",
+    train_rate=Range.exact(1e12),
+    eval_rate=Range.exact(2e12),
+    busy_w=Range.exact(300.0),
+    idle_w=Range.exact(50.0),
+    load_s=Range.exact(3.0),
+)
+RATES = Rates(1.2, None, None, (Grid("A", 400.0), Grid("B", None)), 0.3, 2.0)
+
+
+@pytest.fixture(scope="module")
+def a100(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    """4 blocks on a simulated A100, of a model whose FLOPs are those of the simulated records."""
+    shape = {"model_type": "llama", "hidden_size": 128, "num_hidden_layers": 4, "intermediate_size": 230}
+    return make_ledger(tmp_path_factory.mktemp("priced"), example_spec(4, model={"config": shape}), estimated=False)
+
+
+def test_a_trial_by_hand() -> None:
+    trial = next(trial for trial in PLAN.trials if trial.tokens == 50_000)
+    flops = trial_flops(trial)
+    price = trial_price(trial, EXACT)
+    assert flops is not None
+    assert price is not None
+    train = flops / 1e12
+    warmup = flops / 50_000 * 4 * 128 * 2 / 1e12
+    evaluation = 2 * flops / 50_000 / 3 * 16_384 / 2e12
+    assert {name: value.typical for name, value in price.seconds.items()} == pytest.approx(
+        {"train": train, "warmup": warmup, "eval": evaluation, "idle": 2.0, "load": 3.0}
+    )
+    assert price.joules == Range.exact(pytest.approx((train + warmup + evaluation) * 300 + 5.0 * 50))
+
+
+@given(st.floats(0.1, 10), st.floats(0.1, 10), st.floats(0.1, 10))
+def test_dimensions(rate: float, watts: float, money: float) -> None:
+    """Twice the rate halves the computing time; energy goes with power; costs with prices and PUE."""
+    base = price_of(PLAN.trials, EXACT)
+    faster = price_of(PLAN.trials, replace(EXACT, train_rate=Range.exact(1e12 * rate)))
+    assert base is not None
+    assert faster is not None
+    assert faster.seconds["train"].typical == pytest.approx(base.seconds["train"].typical / rate, rel=1e-9)
+    assert faster.seconds["idle"] == base.seconds["idle"]
+    hotter = price_of(PLAN.trials, replace(EXACT, busy_w=Range.exact(300 * watts), idle_w=Range.exact(50 * watts)))
+    assert hotter is not None
+    assert hotter.joules.typical == pytest.approx(base.joules.typical * watts, rel=1e-9)  # type: ignore[union-attr]
+    dear = replace(RATES, price_per_kwh=0.3 * money, price_per_gpu_hour=2.0 * money)
+    costs = [price_document(PLAN, EXACT, rates)["totals"]["cost"]["typical"] for rates in (RATES, dear)]
+    assert costs[1] == pytest.approx(costs[0] * money, rel=1e-9)
+
+
+def test_the_document_adds_up() -> None:
+    document = price_document(PLAN, EXACT, RATES, effect=0.25)
+    totals = document["totals"]
+    seconds = sum(value["typical"] for value in totals["seconds"].values())
+    assert totals["device_hours"]["typical"] == pytest.approx(seconds / 3600, rel=1e-12)
+    kwh = totals["energy_kwh"]["typical"]
+    assert totals["co2e_g"] == {
+        "A": dict.fromkeys(("low", "typical", "high"), pytest.approx(kwh * 1.2 * 400)),
+        "B": None,
+    }
+    assert totals["cost"]["typical"] == pytest.approx(kwh * 1.2 * 0.3 + seconds / 3600 * 2.0)
+    assert document["more_repetitions"]["trials"] == 30
+    assert document["more_repetitions"]["device_hours"]["typical"] == pytest.approx(
+        totals["device_hours"]["typical"] * 10 / 4, rel=1e-9
+    )
+    assert (document["next_level"]["tokens"], document["next_level"]["trials"]) == (100_000, 4)
+    power = document["power"]
+    assert power["power"] == pytest.approx(0.124, abs=0.03)
+    assert 0.25 < power["smallest_effect"] < 2
+    json.dumps(document, allow_nan=False)
+
+
+@pytest.mark.parametrize("key", HARDWARE)
+def test_assumptions_are_shown_and_make_ranges(key: str) -> None:
+    basis = assumed_basis(key, PLAN)
+    known = basis.assumptions
+    assert basis.train_rate.typical == pytest.approx(known["peak_tflops"] * known["mfu"]["typical"] * 1e12)
+    assert basis.busy_w is not None
+    assert basis.busy_w.high == HARDWARE[key].board_w
+    totals = price_document(PLAN, basis, Rates())["totals"]
+    for name in ("device_hours", "energy_kwh"):
+        assert totals[name]["low"] < totals[name]["typical"] < totals[name]["high"]
+    assert totals["cost"] is None
+    assert any("assumed, not measured" in note for note in basis.notes)
+
+
+def test_an_earlier_ledger_is_preferred_and_prices_itself(a100: Ledger) -> None:
+    """Priced by its own trials, a sweep takes what its accounts say, within the quantiles and 2 % in the middle."""
+    plan = a100.read_plan()
+    basis = find_basis(plan, "a100", a100.root.parent)
+    assert basis is not None
+    assert basis.kind == "ledger"
+    price = price_of(plan.trials, basis)
+    assert price is not None
+    parts = account_ledger(a100, plan).sweep.parts
+    for name in ("train", "eval", "load"):
+        assert 0.99 * price.seconds[name].low <= parts[name].seconds <= 1.01 * price.seconds[name].high, name
+    assert price.seconds["train"].typical == pytest.approx(parts["train"].seconds, rel=0.02)
+    assert price.joules is not None
+    assert price.joules.low * 0.95 < account_ledger(a100, plan).sweep.total.energy_j < price.joules.high * 1.05
+
+
+def test_ledgers_of_other_hardware_are_not_taken(a100: Ledger) -> None:
+    basis = find_basis(a100.read_plan(), "h100", a100.root.parent)
+    assert basis is not None
+    assert basis.kind == "assumed"
+    assert earlier_records(a100.root.parent, PLAN, lambda name: "h100" in name.lower()) == []
+
+
+def test_another_models_rate_is_warned_about(a100: Ledger) -> None:
+    big = plan_sweep(example_spec(2, model={"config": {"model_type": "llama", "hidden_size": 1024}}))
+    assert any("another size" in note for note in basis_from_records(a100.records(), big).notes)
+
+
+def test_a_calibration_keeps_its_total() -> None:
+    estimate = Estimate(seconds_per_token=1e-4, overhead_s=5.0, watts=15.0, source="a calibration")
+    basis = calibrated_basis(estimate, PLAN)
+    assert basis is not None
+    for trial in PLAN.trials:
+        price = trial_price(trial, basis)
+        assert price is not None
+        assert price.total_s.typical == pytest.approx(estimate.trial_s(trial.tokens), rel=0.02)
+
+
+def test_a_model_that_is_only_known_to_the_hub_has_no_price() -> None:
+    spec = example_spec(2, model={"pretrained": "nobody/nothing"})
+    plan: Plan = plan_sweep(spec)
+    document = price_document(plan, EXACT, RATES)
+    assert document["totals"]["device_hours"] is None
+    assert "no price" in document["notes"][0]
+
+
+def test_a_cap_that_the_plan_will_reach_is_said() -> None:
+    totals = price_document(PLAN, EXACT, RATES)["totals"]
+    hours, money = totals["device_hours"]["typical"], totals["cost"]["typical"]
+    caps = {"gpu_hours": 0.5 * hours, "money": 2 * money}
+    plan = plan_sweep(example_spec(4, budget=caps, report={"price_per_kwh": 0.3}))
+    first = price_document(plan, EXACT, RATES)["notes"][0]
+    assert first.startswith("budget.gpu_hours")
+    assert "will end the sweep early" in first
+    notes = price_document(plan, replace(EXACT, train_rate=Range(1e10, 1e12, 1e14)), RATES)["notes"]
+    assert "may end" in next(note for note in notes if "money" in note)
+
+
+def test_stated_rates_go_before_the_files() -> None:
+    rates = stated_rates(RATES, ["1.5/h", "0.4 / kWh"], None, 100.0)
+    assert (rates.price_per_gpu_hour, rates.price_per_kwh) == (1.5, 0.4)
+    assert [grid.g_per_kwh for grid in rates.grids] == [100.0, 400.0, None]
+    for wrong in ("1.5", "x/h", "1/day"):
+        with pytest.raises(InputError, match="--price"):
+            stated_rates(RATES, [wrong], None, None)
+
+
+def test_corners_of_ranges() -> None:
+    assert asdict(Range(1, 2, 4).per(8)) == {"low": 2, "typical": 4, "high": 8}
+    assert Range(1, 2, 3) + Range(1, 1, 1) == Range(2, 3, 4)
+    assert Range(1, 2, 3) * Range(2, 2, 2) == Range(2, 4, 6)
+
+
+def test_the_command(a100: Ledger, tiny_file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--storage", str(a100.root.parent), "--no-calibrate"]
+    asked = ["--hardware", "a100", "--price", "1.2/h", "--grid", "380", "--effect", "0.3"]
+    assert run_command(["plan", str(tiny_file), *options, *asked]) == 0
+    text = capsys.readouterr().out
+    for words in ("ledger quickstart on NVIDIA A100", "10 more repetitions", "a level of 2.048K tokens", "power for f"):
+        assert words in text
+    assert run_command(["plan", str(tiny_file), *options, *asked, "--json"]) == 0
+    document = json.loads(capsys.readouterr().out)
+    assert document["price"]["totals"]["cost"]["typical"] > 0
+    assert document["totals"]["time_s"] is None  # the times of this machine are not those of an A100
+    assert run_command(["plan", str(tiny_file), *options, "--hardware", "z80"]) == 2
+    assert "--hardware z80: expected this, a10g" in capsys.readouterr().err
+    assert run_command(["plan", str(tiny_file), *options, "--hardware", "h200", "--country", "XYZ"]) == 0
+    assert "no CO2e for XYZ" in capsys.readouterr().out

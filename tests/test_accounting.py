@@ -1,0 +1,116 @@
+"""Accounts of ledgers: against the records, with failed attempts, without traces; and where they are shown."""
+
+from __future__ import annotations
+
+import json
+import math
+import shutil
+from pathlib import Path
+
+import pytest
+from ledgers import example_spec, make_ledger
+
+from rayscale.accounting import account_ledger
+from rayscale.analysis.accounting import add_accounts
+from rayscale.cli import run_command
+from rayscale.ledger import Failure, Ledger
+
+PRICES = {
+    "grid_g_per_kwh": 380.0,
+    "grid_source": "utility",
+    "grid_year": 2024,
+    "pue": 1.2,
+    "price_per_kwh": 0.3,
+    "price_per_gpu_hour": 1.2,
+    "currency": "EUR",
+    "regions": [
+        {"name": "Quebec", "g_per_kwh": 3.9, "source": "x", "year": 2023},
+        {"name": "West Virginia", "g_per_kwh": 893.0, "source": "x", "year": 2023},
+    ],
+}
+
+
+@pytest.fixture(scope="module")
+def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
+    """A GPU sweep of 3 x 3 trials with prices; one attempt crashed, a second of it was accepted."""
+    made = make_ledger(tmp_path_factory.mktemp("accounts"), example_spec(3, report=PRICES), estimated=False)
+    key = made.read_plan().trials[0].trial_key
+    crashed = made.new_attempt(key)
+    directory = made.attempt_directory(key, crashed)
+    shutil.copy(made.attempt_directory(key, 1) / "power.parquet", directory / "power.parquet")
+    made.write_failure(key, crashed, Failure("crashed", "killed by a test", "2026-01-10T10:00:00+00:00"))
+    return made
+
+
+def test_the_accounts_are_those_of_the_records(ledger: Ledger) -> None:
+    """Trials, levels and sweep agree with sums made from the records directly, to 1e-9."""
+    plan = ledger.read_plan()
+    records = ledger.records(plan)
+    found = account_ledger(ledger, plan)
+    for record in records:
+        account = found.trials[record.trial_key]
+        for name, phase in record.energy.phases.items():
+            assert account.parts[name].energy == pytest.approx(phase.energy_j, rel=1e-9)
+            assert account.parts[name].seconds == pytest.approx(record.phase_seconds(name), rel=1e-9)  # type: ignore[arg-type]
+        span = record.phases[-1].end - record.phases[0].start
+        settling = account.parts["settling"].seconds
+        assert account.total.seconds - settling == pytest.approx(span, rel=1e-9)
+    train = math.fsum(record.energy.phases["train"].energy_j or 0 for record in records)
+    assert found.sweep.parts["train"].energy == pytest.approx(train, rel=1e-9)
+    assert found.sweep.operations.training == pytest.approx(math.fsum(r.training.flops for r in records), rel=1e-9)
+    everything = add_accounts(found.levels.values())
+    assert everything.total.energy_j == pytest.approx(found.sweep.total.energy_j, rel=1e-9)
+    assert everything.total.seconds == pytest.approx(found.sweep.total.seconds, rel=1e-9)
+
+
+def test_a_failed_attempt_is_paid_for(ledger: Ledger) -> None:
+    found = account_ledger(ledger, ledger.read_plan())
+    (lost,) = found.lost
+    assert lost.reason == "crashed"
+    assert lost.part.seconds > 1
+    assert lost.part.energy is not None
+    # the same trace as the accepted attempt, from its first sample to its last
+    accepted = found.trials[lost.trial_key].total
+    assert lost.part.energy == pytest.approx(accepted.energy_j, rel=0.05)
+    assert found.sweep.parts["failed"] == lost.part
+
+
+def test_without_traces_the_time_between_phases_has_no_energy(ledger: Ledger, tmp_path: Path) -> None:
+    copy = Ledger(shutil.copytree(ledger.root, tmp_path / ledger.name))
+    for trace in copy.root.rglob("power.parquet"):
+        trace.unlink()
+    found = account_ledger(copy, copy.read_plan())
+    assert found.sweep.parts["between"].energy is None
+    assert found.sweep.total.energy is None
+    assert found.sweep.parts["train"].energy == pytest.approx(
+        account_ledger(ledger, ledger.read_plan()).sweep.parts["train"].energy_j
+    )
+    assert found.lost[0].part.seconds == 0
+
+
+def test_it_shows_in_json_text_and_report(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run_command(["analyze", str(ledger.root), "--json", "-", "--spend", "1kWh"]) == 0
+    tree = json.loads(capsys.readouterr().out)
+    sweep = tree["accounting"]["sweep"]
+    assert sweep["co2e_g"]["the grid given"] == pytest.approx(sweep["energy_kwh"] * 1.2 * 380, rel=1e-9)
+    ratio = sweep["co2e_g"]["West Virginia"] / sweep["co2e_g"]["Quebec"]
+    assert ratio == pytest.approx(893 / 3.9, rel=1e-9)
+    assert sweep["cost"] == pytest.approx(sweep["energy_kwh"] * 1.2 * 0.3 + sweep["device_hours"] * 1.2, rel=1e-9)
+    assert tree["purchases"][0]["label"] == "50000"
+    assert run_command(["analyze", str(ledger.root)]) == 0
+    text = capsys.readouterr().out
+    assert "What it took" in text
+    assert "kg CO2e in Quebec" in text
+    assert run_command(["report", str(ledger.root)]) == 0
+    page = (ledger.root / "report.html").read_text(encoding="utf-8")
+    for words in ("What the sweep took", "What the loss cost", "West Virginia", "pareto-energy", "utility"):
+        assert words in page
+
+
+def test_no_section_where_there_is_nothing_to_say(tmp_path: Path) -> None:
+    bare = make_ledger(tmp_path, example_spec(1))
+    assert run_command(["report", str(bare.root)]) == 0
+    page = (bare.root / "report.html").read_text(encoding="utf-8")
+    assert "What the loss cost" not in page  # one block: no interval, no front
+    assert "on the grid of" not in page
+    assert "table-grids" not in page
