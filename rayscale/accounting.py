@@ -13,7 +13,7 @@ from rayscale.analysis.rates import rates_of
 from rayscale.design import Plan, Trial
 from rayscale.errors import InputError
 from rayscale.ledger import Ledger
-from rayscale.record import Phase, Record
+from rayscale.record import Record
 
 if TYPE_CHECKING:
     from rayscale.energy.trace import Trace
@@ -66,28 +66,21 @@ def _is_open(ledger: Ledger, trial: Trial, attempt: int, accepted: Mapping[str, 
 
 
 def _waiting(ledger: Ledger, record: Record) -> dict[str, Part]:
-    """Measure what an accepted attempt took before its first phase and between phases.
+    """Look up what an accepted attempt took before its first phase and between phases.
 
-    Without a trace the record's own time between phases stands, with its energy unknown.
+    Records made before these were stored are measured again from their trace; without one the record's own time between
+    phases stands, with its energy unknown.
     """
+    if record.energy.outside:
+        stored = record.energy.outside.items()
+        return {name: Part.of(found.duration_s, found.energy_j, found.bound_j) for name, found in stored}
     trace = _trace(ledger.fetched_attempt(record.trial_key, record.attempt))
-    if trace is None or not len(trace) or not record.phases:
+    if trace is None or not record.phases:
         return {}
-    first = min(phase.start for phase in record.phases)
-    windows = {"settling": [(float(trace.t[0]), first)], "between": _gaps(record.phases)}
+    from rayscale.energy.measure import outside_windows
+
     decisive = [(phase.start, phase.end) for phase in record.phases if phase.name == "train"]
-    return {name: _part(trace, found, decisive) for name, found in windows.items() if _seconds(found) > 0}
-
-
-def _gaps(phases: Sequence[Phase]) -> Windows:
-    ordered = sorted(phases, key=lambda phase: phase.start)
-    gaps = []
-    reached = ordered[0].end
-    for phase in ordered[1:]:
-        if phase.start > reached:
-            gaps.append((reached, phase.start))
-        reached = max(reached, phase.end)
-    return gaps
+    return {name: _part(trace, found, decisive) for name, found in outside_windows(trace, record.phases).items()}
 
 
 def _seconds(windows: Windows) -> float:

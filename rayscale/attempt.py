@@ -16,13 +16,14 @@ from rayscale.environment import host_facts, versions
 from rayscale.errors import RayscaleError
 from rayscale.ledger import Failure
 from rayscale.record import Device, Evaluation, Phase, PhaseName, Reason, Record, Settling, Training
+from rayscale.sharing import TrunkLink, sharing_of
 
 if TYPE_CHECKING:
     from rayscale.energy.edges import EdgeBell
     from rayscale.energy.sampler import SamplerStats
     from rayscale.energy.trace import Trace
     from rayscale.training.data import PreparedData
-    from rayscale.training.session import StepLog
+    from rayscale.training.session import Session, StepLog, TrainResult
 
 
 @dataclass(frozen=True)
@@ -38,6 +39,8 @@ class TrialJob:
         device_uuid: UUID of the GPU to train on; None trains on the CPU.
         slot: Name of the slot, e.g. `cpu:0`.
         tflops_bench: Cached matrix-product rate of the device. Units: TFLOP/s.
+        binding: What holds the trial's block on the device: `device`, `node`, `by`; None without a slot.
+        trunk: What it shares with the other budgets of its block; None: nothing.
     """
 
     sweep: str
@@ -48,6 +51,8 @@ class TrialJob:
     device_uuid: str | None
     slot: str
     tflops_bench: float | None
+    binding: dict[str, str] | None = None
+    trunk: TrunkLink | None = None
 
 
 @dataclass(frozen=True)
@@ -93,11 +98,12 @@ class PhaseLog:
     phases: list[Phase] = field(default_factory=list)
 
     @contextmanager
-    def phase(self, name: PhaseName) -> Iterator[None]:
+    def phase(self, name: PhaseName, tokens: tuple[int, int] | None = None) -> Iterator[None]:
         """Stamp one phase; the log line is written and the sampler is told outside the window.
 
         Args:
             name: The phase.
+            tokens: Targets trained before and after it, where it is a part of the training.
         """
         self.write("phase", name=name)
         if self.bell is not None:
@@ -105,7 +111,7 @@ class PhaseLog:
             self.bell.ring(tick="train" in (name, *(phase.name for phase in self.phases[-1:])))
         start = time.monotonic()
         yield
-        self.phases.append(Phase(name=name, start=start, end=time.monotonic()))
+        self.phases.append(Phase(name=name, start=start, end=time.monotonic(), tokens=tokens))
 
     def step(self, log: StepLog) -> None:
         """Write a progress line of the training loop."""
@@ -122,6 +128,51 @@ class PhaseLog:
         """Append one line: the event, its CLOCK_MONOTONIC time, its values."""
         self.file.write(json.dumps({"event": event, "t": time.monotonic(), **values}) + "\n")
         self.file.flush()
+
+
+def train_budget(session: Session, trunk: TrunkLink | None, log: PhaseLog) -> TrainResult:
+    """Train on the trial's budget within `train`; where a trunk is shared, in parts between which states are moved.
+
+    Args:
+        session: Warm, at step 0.
+        trunk: What is shared; None: nothing.
+        log: Receives the phases and progress.
+
+    Returns:
+        What was trained.
+    """
+    if trunk is None:
+        with log.phase("train"):
+            trained = session.train(log.step)
+            session.synchronize()
+        return trained
+    with log.phase("load"):
+        _take_trunk(session, trunk, log)
+        session.synchronize()
+    budget, branch = session.train_feed.budget, session.branch_step
+    done = session.steps_done * budget.step_tokens
+    if trunk.keep is not None and branch > 0:
+        if session.steps_done < branch:
+            with log.phase("train", (done, branch * budget.step_tokens)):
+                session.advance(log.step, branch)
+                session.synchronize()
+        with log.phase("load"):
+            session.keep_trunk(trunk.keep, trunk.identity)
+        done = branch * budget.step_tokens
+    with log.phase("train", (done, budget.tokens)):
+        trained = session.train(log.step)
+        session.synchronize()
+    return trained
+
+
+def _take_trunk(session: Session, trunk: TrunkLink, log: PhaseLog) -> None:
+    """Go on from the smaller budget's state; without one that can be used the trial trains all of its budget itself."""
+    if trunk.start is None:
+        return
+    try:
+        session.take_trunk(trunk.start, trunk.identity)
+    except (OSError, ValueError) as error:
+        log.write("trunk", detail=str(error))
 
 
 def assemble_record(
@@ -155,7 +206,7 @@ def assemble_record(
     except (OSError, ValueError, RayscaleError) as error:
         energy = unavailable(outcome.phases, f"no readable power trace: {error}")
     steps = outcome.training.steps
-    notes = [*notes, *_wrong_device(job, outcome)]
+    notes = [*notes, *_wrong_device(job, outcome), *(job.trunk.reasons if job.trunk else ())]
     quality = judge(trace, outcome.phases, energy, energy_spec, stats, steps=steps, extra=tuple(notes))
     return Record(
         sweep=job.sweep,
@@ -174,8 +225,14 @@ def assemble_record(
         energy=energy,
         quality=quality,
         settling=settling,
+        sharing=sharing_of(job.trunk, job.trial, trace, outcome.phases, energy) if job.trunk else None,
         # Looked up here and not by the trial: a slot does it once, a forked trial would do it each time.
-        environment={"versions": dict(versions()), **host_facts(), **outcome.environment},
+        environment={
+            "versions": dict(versions()),
+            **host_facts(),
+            **outcome.environment,
+            **({"binding": job.binding} if job.binding else {}),
+        },
     )
 
 

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rayscale import __version__
-from rayscale.commands import cluster, inference, machine, scaling, study
+from rayscale.commands import analysis, cluster, inference, machine, scaling, study
 from rayscale.errors import RayscaleError
 
 app = typer.Typer(
@@ -70,7 +70,16 @@ def _options(
     """Token-scale studies of language-model training: designed sweeps, trustworthy energy, honest statistics."""
 
 
-for command in (study.plan, study.run, study.status, study.analyze, study.report, study.export, study.sync, study.ui):
+for command in (
+    study.plan,
+    study.run,
+    study.status,
+    analysis.analyze,
+    study.report,
+    study.export,
+    study.sync,
+    study.ui,
+):
     app.command()(command)
 app.command()(machine.doctor)
 app.command(context_settings={"allow_interspersed_args": False, "ignore_unknown_options": True})(machine.measure)
@@ -79,13 +88,20 @@ app.command("check-reported")(inference.check_reported)
 app.command()(scaling.fit)
 app.command()(scaling.forecast)
 app.command()(study.schema)
-clusters = typer.Typer(help="Cluster files.", no_args_is_help=True)
+app.command("node-resources")(cluster.node_resources)
+app.command()(cluster.submit)
+clusters = typer.Typer(help="Cluster files and submitted sweeps.", no_args_is_help=True)
 clusters.command("check")(cluster.check)
+clusters.command()(cluster.status)
+clusters.command()(cluster.logs)
+clusters.command()(cluster.stop)
+# Everything after `--` belongs to `rayscale run`.
+clusters.command(hidden=True, context_settings={"allow_extra_args": True})(cluster.drive)
 
 
 @clusters.callback()
 def _clusters() -> None:
-    """Check the files that start a cluster."""
+    """Check the files that start a cluster; look after the sweeps submitted to it."""
 
 
 app.add_typer(clusters, name="cluster")

@@ -79,7 +79,7 @@ def plan_sweep(spec: SweepSpec) -> Plan:
     trials: list[Trial] = []
     for repetition in range(spec.design.repetitions):
         seed = repetition_seed(spec.design.seed, repetition)
-        for index in block_order(spec, conditions, repetition):
+        for index in trunks_first(resolved, conditions, block_order(spec, conditions, repetition)):
             condition = conditions[index]
             trials.append(
                 Trial(
@@ -118,10 +118,7 @@ def resolve(spec: SweepSpec, condition: Condition) -> SweepSpec:
     Returns:
         The sweep as this condition's trials see it.
     """
-    for name, level in condition.items():
-        if name != "tokens":
-            spec = spec.with_setting(name, level)
-    return spec
+    return spec.with_settings({name: level for name, level in condition.items() if name != "tokens"})
 
 
 def condition_label(condition: Condition) -> str:
@@ -173,6 +170,33 @@ def block_order(spec: SweepSpec, conditions: Sequence[Condition], repetition: in
     row = sorted(range(len(rows)), key=lambda r: _hash_number(seed, "row", cycle, r))[position]
     names = sorted(range(count), key=lambda i: _hash_number(seed, "name", condition_label(conditions[i])))
     return [names[index] for index in rows[row]]
+
+
+def trunks_first(resolved: Sequence[SweepSpec], conditions: Sequence[Condition], order: Sequence[int]) -> list[int]:
+    """Let the budgets that share a trunk (`train.share_prefix`) follow each other in ascending order.
+
+    Args:
+        resolved: The sweep as each condition's trials see it.
+        conditions: All conditions.
+        order: Indices into both in run order.
+
+    Returns:
+        The order in which each trunk runs where its first condition would; without sharing the same order.
+    """
+    place: dict[str, int] = {}
+    keys = {}
+    for position, index in enumerate(order):
+        condition, tokens = conditions[index], 0
+        name = condition_label(condition)
+        if resolved[index].train.share_prefix:
+            name, tokens = condition_label(trunk_of(condition)), int(condition["tokens"])
+        keys[index] = (place.setdefault(name, position), tokens)
+    return sorted(order, key=lambda index: keys[index])
+
+
+def trunk_of(condition: Condition) -> Condition:
+    """Name what the budgets of one trunk have in common: the condition without `tokens`."""
+    return {name: level for name, level in condition.items() if name != "tokens"}
 
 
 def williams_square(count: int) -> list[list[int]]:

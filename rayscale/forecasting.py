@@ -52,6 +52,8 @@ def kappa_of_fit(fit: dict[str, Any], source: str) -> Kappa:
     if optimum is None:
         raise InputError(f"--fit {source}: N and D must both vary for a kappa of compute; state --kappa instead")
     low, high = optimum["ci95"]["kappa"]
+    if low is None or high is None or low <= 0:
+        raise InputError(f"--fit {source}: the data leave kappa open (no bootstrap interval above 0); state --kappa")
     return Kappa(optimum["kappa"], (low, high), "L - E", fit["E"], f"fit of {source}, bootstrap by run")
 
 

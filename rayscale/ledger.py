@@ -1,7 +1,7 @@
 """The ledger: a sweep's plan, records, attempts and power traces on storage. It is the truth; all else is derived.
 
     <storage>/<sweep>/plan.json
-                      trials/<trial_key>/attempt-<n>/{power.parquet, log.jsonl, failure.json}
+                      trials/<trial_key>/attempt-<n>/{power.parquet, log.jsonl, failure.json, superseded.json}
                       trials/<trial_key>/record.json     written last, atomically: it exists = the trial is completed
                       analysis.json, report.html         derived
 
@@ -207,6 +207,21 @@ class Ledger:
             record: The record.
         """
         self.storage.write(f"trials/{record.trial_key}/record.json", record.to_json().encode())
+
+    def set_aside(self, trial_key: str, detail: str) -> None:
+        """Withdraw an accepted result: the trial is to do again, its record stays as `superseded.json` of its attempt.
+
+        Args:
+            trial_key: The trial; nothing happens if it has no record.
+            detail: Why, in one sentence.
+        """
+        record = self.record(trial_key)
+        if record is not None:
+            path = f"trials/{trial_key}/attempt-{record.attempt}/superseded.json"
+            self.storage.write(path, record.to_json().encode())
+            failure = Failure(INTERRUPTED, detail, datetime.now(UTC).isoformat())
+            self.write_failure(trial_key, record.attempt, failure)
+            self.storage.remove(f"trials/{trial_key}/record.json")
 
     def completed(self) -> set[str]:
         """Return the keys of all trials with a record, planned or not."""

@@ -18,10 +18,12 @@ from rayscale.design import Plan, Trial, condition_label
 from rayscale.environment import cache_directory, cpu_name
 from rayscale.errors import InputError
 from rayscale.record import Record
+from rayscale.sharing import run_tokens
 from rayscale.spec import DataSpec, EvalSpec, SweepSpec, SyntheticSpec
 from rayscale.storage import LocalStorage
-from rayscale.training.flops import ModelShape, flops_6nd, planned_vocab_size, shape_from_config, training_flops
+from rayscale.training.flops import ModelShape, flops_6nd, planned_vocab_size, shape_from_config
 from rayscale.training.outlook import assumed_times, memory_outlook
+from rayscale.training.treatments.applying import planned_flops, treatment_notes
 
 CALIBRATION_STEPS = 6
 CALIBRATION_MAX_PARAMS = 50_000_000
@@ -70,7 +72,7 @@ def model_shape(spec: SweepSpec) -> ModelShape | None:
 def trial_flops(trial: Trial) -> float | None:
     """Return the training FLOPs of a trial by 6·N_matmul + 12·L·H·Q·T per token, None if the shape is unknown."""
     shape = model_shape(trial.spec)
-    return training_flops(shape, trial.tokens, trial.spec.data.sequence_length) if shape else None
+    return planned_flops(trial.spec, shape, trial.tokens) if shape else None
 
 
 def estimate_from_records(records: Iterable[Record]) -> Estimate | None:
@@ -85,7 +87,11 @@ def estimate_from_records(records: Iterable[Record]) -> Estimate | None:
     found = list(records)
     if not found:
         return None
-    per_token = [record.phase_seconds("train") / record.training.trained_tokens for record in found]
+    shares = [record.sharing.run_share if record.sharing else 1.0 for record in found]
+    per_token = [
+        record.phase_seconds("train") / (record.training.trained_tokens * share)
+        for record, share in zip(found, shares, strict=True)
+    ]
     overhead = [record.phases[-1].end - record.phases[0].start - record.phase_seconds("train") for record in found]
     powers = [train.mean_w for record in found if (train := record.energy.phases.get("train")) and train.mean_w]
     return Estimate(
@@ -154,6 +160,8 @@ def _calibrate(spec: SweepSpec, shape: ModelShape) -> Estimate:
     source = SyntheticSpec(kind="zipf", vocab_size=shape.vocab_size, tokens=4 * tokens + spec.eval.tokens)
     toy = spec.model_copy(update={"data": DataSpec(synthetic=source, sequence_length=length, held_out=0.3)})
     toy = toy.model_copy(update={"eval": EvalSpec(tokens=min(spec.eval.tokens, batch * length))})
+    # Models that are trained beforehand are no trial's work, and the toy corpus is too short for them.
+    toy = toy.model_copy(update={"model": spec.model.model_copy(update={"pretrain": None, "distill_from": None})})
     device = _device_of(spec)
     for module in PRELOAD:  # trials are forked from a process that has these imported
         importlib.import_module(module)
@@ -192,6 +200,7 @@ def plan_document(plan: Plan, estimate: Estimate | None, why_not: str | None) ->
         `{trials: [...], totals: {...}}`.
     """
     flops = {condition_label(trial.condition): trial_flops(trial) for trial in plan.blocks()[0]}
+    run = run_tokens(plan)
     rows = [
         {
             "run_order": trial.run_order,
@@ -203,7 +212,8 @@ def plan_document(plan: Plan, estimate: Estimate | None, why_not: str | None) ->
             "tokens": trial.tokens,
             "steps": math.ceil(trial.tokens / (trial.spec.train.batch_size * trial.spec.data.sequence_length)),
             "flops": flops[condition_label(trial.condition)],
-            "time_s": estimate.trial_s(trial.tokens) if estimate else None,
+            "segment_tokens": run[trial.trial_key],
+            "time_s": estimate.trial_s(run[trial.trial_key]) if estimate else None,
         }
         for trial in plan.trials
     ]
@@ -213,7 +223,8 @@ def plan_document(plan: Plan, estimate: Estimate | None, why_not: str | None) ->
 def _totals(plan: Plan, rows: list[dict[str, Any]], estimate: Estimate | None, why_not: str | None) -> dict[str, Any]:
     shape = model_shape(plan.spec)
     tokens = sum(trial.tokens for trial in plan.trials)
-    train_s = estimate.seconds_per_token * tokens if estimate else None
+    run = sum(row["segment_tokens"] for row in rows)
+    train_s = estimate.seconds_per_token * run if estimate else None
     watts = estimate.watts if estimate else None
     flops = _sum([row["flops"] for row in rows])
     large = (
@@ -222,6 +233,8 @@ def _totals(plan: Plan, rows: list[dict[str, Any]], estimate: Estimate | None, w
     return {
         "trials": len(rows),
         "tokens": tokens,
+        "run_tokens": run,
+        "saved_share": 1 - run / tokens,
         "flops": flops,
         "flops_6nd": flops_6nd(shape, tokens) if shape else None,
         "params": shape.params if shape else None,
@@ -229,9 +242,13 @@ def _totals(plan: Plan, rows: list[dict[str, Any]], estimate: Estimate | None, w
         "energy_kwh": train_s * watts / 3.6e6 if train_s is not None and watts is not None else None,
         "estimate": estimate.source if estimate else None,
         "memory": memory_outlook(plan.spec, shape, _gpu_bytes(plan.spec)) if shape else None,
-        "assumed_train_s": assumed_times(flops, plan.spec.train.precision) if large and flops else None,
-        "notes": [why_not] if why_not and not estimate else [],
+        "assumed_train_s": assumed_times(flops * run / tokens, plan.spec.train.precision) if large and flops else None,
+        "notes": [*([why_not] if why_not and not estimate else []), *_treatment_notes(plan)],
     }
+
+
+def _treatment_notes(plan: Plan) -> list[str]:
+    return list(dict.fromkeys(note for trial in plan.blocks()[0] for note in treatment_notes(trial.spec)))
 
 
 def _gpu_bytes(spec: SweepSpec) -> int | None:

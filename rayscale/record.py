@@ -13,8 +13,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
+from rayscale.segments import Sharing, with_sharing
+
 Level = int | float | str | bool
-PhaseName = Literal["idle", "load", "context_idle", "warmup", "train", "eval"]
+PhaseName = Literal["idle", "load", "context_idle", "warmup", "train", "eval", "eval_quantized"]
 Verdict = Literal["clean", "suspect", "invalid"]
 
 VERDICTS: tuple[Verdict, ...] = ("clean", "suspect", "invalid")
@@ -33,6 +35,8 @@ class Phase(_Part):
     """CLOCK_MONOTONIC, in s."""
     end: float
     """CLOCK_MONOTONIC, in s."""
+    tokens: tuple[int, int] | None = None
+    """Of `train`: targets trained before and after it, where it is a part of the training."""
 
     @property
     def duration_s(self) -> float:
@@ -79,6 +83,14 @@ class Training(_Part):
     """6·N·D."""
     flops_formula: str = "6·N_matmul + 12·L·H·Q·T per token"
     """How `flops` is counted; MFU = flops / (train time · `Device.peak_tflops`)."""
+    matmul_flops: float | None = None
+    """Of `flops`, products with weights; None in records from before, where it is 6·N_matmul·D."""
+    trainable_params: int | None = None
+    """Parameters that train: all, adapters only (LoRA), or all but pruned ones; None in records from before."""
+    nonzero_params: int | None = None
+    """Parameters that are not zero after training, before any quantisation."""
+    teacher_flops: float | None = None
+    """FLOPs of a teacher's forward passes inside `train`; not in `flops`. None without a teacher."""
     precision: str
     threads: int
     import_s: float
@@ -105,6 +117,12 @@ class Evaluation(_Part):
     """Duration of the evaluation before training. Units: s."""
     flops: float | None = None
     """FLOPs of one evaluation: a third of training's per token; not in `Training.flops`."""
+    quantized: str | None = None
+    """`int8` or `int4` and what multiplied, where `loss` and its kin are those of the phase `eval_quantized`."""
+    quantized_bytes: int | None = None
+    """What the quantised weights and scales take. Units: B."""
+    loss_unquantized: float | None = None
+    """Loss of the same model before it was quantised."""
 
 
 class PhaseEnergy(_Part):
@@ -164,8 +182,10 @@ class EnergyResult(_Part):
     idle_sd_w: float | None
     temp_start_c: float | None
     temp_end_c: float | None
-    sampler: dict[str, float | int | str | None] = {}
-    """What the sampler cost: polls, call latency, own CPU time."""
+    outside: dict[str, PhaseEnergy] = {}
+    """What was drawn outside the phases: `settling` before the first, `between` them."""
+    sampler: dict[str, float | int | str | bool | None] = {}
+    """What the sampler did and cost: polls, lateness, real-time priority, call latency, own CPU time."""
 
 
 class Settling(_Part):
@@ -218,17 +238,16 @@ class Record(_Part):
     quality: Quality
     settling: Settling | None = None
     """None where no sensor says when the device has settled."""
+    sharing: Sharing | None = None
+    """The measured parts of the training, with `train.share_prefix`."""
     environment: dict[str, Any]
     """Versions, host, data and tokenizer fingerprints, settings chosen for `auto`."""
 
     def phase_seconds(self, name: PhaseName) -> float:
-        """Add up the windows of one phase.
+        """Add up the windows of one phase; 0.0 if it did not occur. Units: s.
 
         Args:
             name: The phase.
-
-        Returns:
-            Seconds; 0.0 if the phase did not occur.
         """
         return math.fsum(phase.duration_s for phase in self.phases if phase.name == name)
 
@@ -273,7 +292,7 @@ def flatten(record: Record) -> dict[str, Any]:
     Returns:
         Column name -> value; energies and powers are those of the `train` phase, None where unavailable.
     """
-    return {
+    row = {
         "trial_key": record.trial_key,
         **record.condition,
         "repetition": record.repetition,
@@ -289,6 +308,7 @@ def flatten(record: Record) -> dict[str, Any]:
         "attempts": record.attempt,
         "started_at": record.started_at,
     }
+    return with_sharing(row, record.sharing)
 
 
 def _training_columns(record: Record) -> dict[str, Any]:
@@ -310,9 +330,13 @@ def _training_columns(record: Record) -> dict[str, Any]:
         "processed_tokens": training.processed_tokens,
         "epochs": training.epochs,
         "params": training.params,
+        "trainable_params": training.trainable_params,
+        "nonzero_params": training.nonzero_params,
+        "teacher_flops": training.teacher_flops,
         "train_loss": training.train_loss,
         "eval_loss_before": evaluation.loss_before,
         "eval_loss": evaluation.loss,
+        "eval_loss_unquantized": evaluation.loss_unquantized,
         "perplexity": evaluation.perplexity,
         "bits_per_byte": evaluation.bits_per_byte,
         "tokens_per_s": training.trained_tokens / duration if duration > 0 else None,
@@ -335,6 +359,7 @@ def _energy_columns(record: Record) -> dict[str, Any]:
         "energy_counter_j": train.counter_j,
         "energy_integral_j": train.integral_j,
         "energy_instant_j": train.instant_j,
+        "eval_energy_j": evaluation_energy_j(record),
         "power_mean_w": train.mean_w,
         "power_rms_w": train.rms_w,
         "idle_w": energy.idle_w,
@@ -343,6 +368,22 @@ def _energy_columns(record: Record) -> dict[str, Any]:
         "temp_start_c": energy.temp_start_c,
         "temp_end_c": energy.temp_end_c,
     }
+
+
+def evaluation_energy_j(record: Record) -> float | None:
+    """Tell the energy of one evaluation of the trained model: the quantised one where there is one.
+
+    Units: J.
+
+    Args:
+        record: The record.
+
+    Returns:
+        The energy; the mean of the evaluations before and after training, which do the same work; None if unknown.
+    """
+    name = "eval_quantized" if "eval_quantized" in record.energy.phases else "eval"
+    found, windows = record.energy.phases.get(name), sum(phase.name == name for phase in record.phases)
+    return None if found is None or found.energy_j is None or not windows else found.energy_j / windows
 
 
 def worst(verdicts: Iterable[Verdict]) -> Verdict:

@@ -63,6 +63,11 @@ def _render_totals(name: str, totals: dict[str, Any]) -> str:
         lines[0] += f", {format_count(totals['params'])} parameters"
     if totals["flops"]:
         lines[0] += f", {_scientific(totals['flops'])} training FLOPs"
+    if totals["run_tokens"] < totals["tokens"]:
+        lines.append(
+            f"shared trunks (train.share_prefix): {format_count(totals['run_tokens'])} tokens are run, "
+            f"{totals['saved_share']:.0%} are saved; budgets run in ascending order and their energies are dependent"
+        )
     if totals["time_s"] is not None:
         text = f"estimate: {format_duration(totals['time_s'])} on one slot"
         if totals["energy_kwh"] is not None:

@@ -17,7 +17,8 @@ from rayscale.errors import InputError
 from rayscale.ledger import Ledger
 from rayscale.quantities import format_count, format_duration
 from rayscale.spec import SweepSpec
-from rayscale.sweep.runner import RunSummary, run_sweep, set_ray_environment, unfinished
+from rayscale.sweep.runner import RunSummary, run_sweep, unfinished
+from rayscale.sweep.session import set_ray_environment
 from rayscale.tracking.store import artifact_root, database_file, resolve_uri
 
 if TYPE_CHECKING:
@@ -82,7 +83,9 @@ class MirrorListener:
         self._mirror.trial_finished(end.trial_key)
 
 
-def run_to_report(spec: SweepSpec, ledger: Ledger, *, arguments: str, with_report: bool) -> RunResult:
+def run_to_report(
+    spec: SweepSpec, ledger: Ledger, *, arguments: str, with_report: bool, address: str | None = None
+) -> RunResult:
     """Run what is left of a sweep, then analyse and report it.
 
     Args:
@@ -90,6 +93,7 @@ def run_to_report(spec: SweepSpec, ledger: Ledger, *, arguments: str, with_repor
         ledger: Its ledger.
         arguments: Sweep file and storage as the user gave them, for the message how to continue.
         with_report: Analyse and report at the end.
+        address: A running Ray cluster to use (`auto`, `HOST:PORT`); None starts Ray on this machine.
 
     Returns:
         What happened.
@@ -111,9 +115,9 @@ def run_to_report(spec: SweepSpec, ledger: Ledger, *, arguments: str, with_repor
             what = why if stopped else f"all {len(plan.trials)} trials are completed; nothing to do"
             console.print(f"{spec.name}: {what}", soft_wrap=True)
         else:
-            summary = _run_and_report(plan, ledger, console, with_report=with_report)
+            summary = _run_and_report(plan, ledger, console, address, with_report=with_report)
     result = RunResult(spec.name, ledger, summary, time.monotonic() - start, _report_path(ledger))
-    _print_end(console, result, arguments)
+    _print_end(console, result, arguments, f" --address {address}" if address else "")
     return result
 
 
@@ -128,8 +132,10 @@ def _report_path(ledger: Ledger) -> str | None:
     return f"{ledger}/report.html" if "report.html" in ledger.storage.list("") else None
 
 
-def _run_and_report(plan: Plan, ledger: Ledger, console: Console, *, with_report: bool) -> RunSummary:
-    set_ray_environment()  # before the first import of ray
+def _run_and_report(
+    plan: Plan, ledger: Ledger, console: Console, address: str | None, *, with_report: bool
+) -> RunSummary:
+    set_ray_environment(address)  # before the first import of ray
     from rayscale.sweep.events import Listener
     from rayscale.sweep.live import open_view
     from rayscale.sweep.progress import Progress
@@ -142,7 +148,7 @@ def _run_and_report(plan: Plan, ledger: Ledger, console: Console, *, with_report
     mirror.ensure_plan(plan)
     listeners: list[Listener] = [view, MirrorListener(mirror, ledger)]
     try:
-        summary = run_sweep(plan, ledger, listeners, view.say)
+        summary = run_sweep(plan, ledger, listeners, view.say, address)
     finally:
         view.close()
     tree = None
@@ -175,13 +181,13 @@ def _print_start(console: Console, plan: Plan, ledger: Ledger) -> None:
     )
 
 
-def _print_end(console: Console, result: RunResult, arguments: str) -> None:
+def _print_end(console: Console, result: RunResult, arguments: str, where: str) -> None:
     summary = result.summary
     done = summary.before + summary.completed
     if summary.interrupted:
         console.print(
             f"stopped: {done} of {summary.planned} trials are completed and kept. "
-            f"Continue with: rayscale run {arguments}",
+            f"Continue with: rayscale run {arguments}{where}",
             soft_wrap=True,
         )
         return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import itertools
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -12,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from rayscale.errors import InputError
-from rayscale.spec import SweepSpec
+from rayscale.spec import TREATMENT, SweepSpec
 
 KeyPath = tuple[str | int, ...]
 
@@ -182,17 +183,37 @@ def _section_of(annotation: Any) -> type[BaseModel] | None:
 
 
 def _factor_problems(spec: SweepSpec, lines: dict[KeyPath, int], source: str) -> Iterator[str]:
-    """Try every level of every further factor on the sweep."""
+    """Try every level of every further factor on the sweep, then their combinations."""
+    tried: list[tuple[KeyPath, dict[str, Any]]] = []
     for name, levels in spec.design.factors.items():
-        if name == "tokens":
-            continue
-        for index, level in enumerate(levels):
-            path: KeyPath = ("design", "factors", name)
-            at = f"{source}:{lines.get((*path, index), lines.get(path, 1))}: design.factors.{name}"
-            try:
-                spec.with_setting(name, level)
-            except ValidationError as error:
-                problem = error.errors()[0]
-                yield f"{at}: {_message(problem, tuple(problem['loc']))}"
-            except ValueError as error:
-                yield f"{at}: {error}"
+        if name == TREATMENT:
+            tried += [(("design", "treatments", str(level)), {name: level}) for level in levels]
+        elif name != "tokens":
+            tried += [(("design", "factors", name, index), {name: level}) for index, level in enumerate(levels)]
+    problems = [problem for place, levels in tried for problem in _setting_problems(spec, place, levels, lines, source)]
+    yield from problems
+    if not problems:
+        further = {name: levels for name, levels in spec.design.factors.items() if name != "tokens"}
+        for cell in itertools.product(*further.values()):
+            condition = dict(zip(further, cell, strict=True))
+            yield from _setting_problems(spec, ("design", "factors"), condition, lines, source)
+
+
+def _setting_problems(
+    spec: SweepSpec, place: KeyPath, levels: dict[str, Any], lines: dict[KeyPath, int], source: str
+) -> Iterator[str]:
+    line = next((lines[place[:size]] for size in range(len(place), 0, -1) if place[:size] in lines), 1)
+    named = ".".join(part for part in place if isinstance(part, str))
+    try:
+        spec.with_settings(levels)
+    except ValidationError as error:
+        problem = error.errors()[0]
+        key = tuple(problem["loc"])
+        where = f"{_dotted(key)}: " if place[1] == "treatments" or len(levels) > 1 else ""
+        yield f"{source}:{line}: {named}: {where}{_message(problem, key)}"
+    except ValueError as error:
+        yield f"{source}:{line}: {named}: {error}"
+
+
+def _dotted(key: KeyPath) -> str:
+    return ".".join(map(str, key))

@@ -32,6 +32,9 @@ class Storage(Protocol):
     def list(self, path: str) -> list[str]:
         """Return the sorted names in a directory, empty if there is none."""
 
+    def remove(self, path: str) -> None:
+        """Remove a file; nothing happens if there is none."""
+
 
 @dataclass(frozen=True)
 class LocalStorage:
@@ -63,6 +66,10 @@ class LocalStorage:
             return sorted(os.listdir(self.root / path))
         except FileNotFoundError:
             return []
+
+    def remove(self, path: str) -> None:
+        """Remove a file; nothing happens if there is none."""
+        (self.root / path).unlink(missing_ok=True)
 
 
 @dataclass(frozen=True)
@@ -124,6 +131,20 @@ class ObjectStorage:
             return sorted(info.base_name for info in files.get_file_info(FileSelector(where, allow_not_found=True)))
         except OSError as error:
             raise self._failed("list", path, error) from None
+
+    def remove(self, path: str) -> None:
+        """Remove an object; nothing happens if there is none.
+
+        Raises:
+            EnvironmentUnusableError: If the store does not answer or refuses.
+        """
+        files, base = self._open()
+        try:
+            files.delete_file(f"{base}/{path}")
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise self._failed("remove", path, error) from None
 
     def _open(self) -> tuple[Any, str]:
         if not self._opened:

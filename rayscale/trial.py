@@ -27,7 +27,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rayscale.attempt import PhaseLog, TrialJob, TrialOutcome, assemble_record, explain_failure
+from rayscale.attempt import PhaseLog, TrialJob, TrialOutcome, assemble_record, explain_failure, train_budget
 from rayscale.design import Trial, plan_sweep
 from rayscale.energy.edges import EdgeBell
 from rayscale.environment import cache_directory, cpu_name
@@ -80,13 +80,11 @@ def train_trial(job: TrialJob, log: PhaseLog) -> TrialOutcome:
     with log.phase("warmup"):
         session.warmup()
         session.synchronize()
-    with log.phase("train"):
-        trained = session.train(log.step)
-        session.synchronize()
+    trained = train_budget(session, job.trunk, log)
     with log.phase("eval"):
         after = session.evaluate()
     training = _training(session, trained, log, import_s)
-    evaluation = _evaluation(before, after, log)
+    evaluation = _quantized(session, _evaluation(before, after, log), log)
     return TrialOutcome(started_at, log.phases, _device(job, session), training, evaluation, _environment(job, session))
 
 
@@ -117,6 +115,11 @@ def _training(session: Session, trained: TrainResult, log: PhaseLog, import_s: f
         loss_digest=trained.loss_digest,
         flops=trained.flops,
         flops_6nd=trained.flops_6nd,
+        flops_formula=trained.flops_formula,
+        matmul_flops=trained.matmul_flops,
+        trainable_params=session.setup.treated.trainable_params,
+        nonzero_params=session.nonzero_params(),
+        teacher_flops=trained.teacher_flops,
         precision=facts.precision,
         threads=facts.threads,
         import_s=import_s,
@@ -139,6 +142,26 @@ def _evaluation(before: EvalResult, after: EvalResult, log: PhaseLog) -> Evaluat
         bits_per_byte_before=before.bits_per_byte,
         eval_before_s=next(phase.duration_s for phase in log.phases if phase.name == "eval"),
         flops=after.flops,
+    )
+
+
+def _quantized(session: Session, plain: Evaluation, log: PhaseLog) -> Evaluation:
+    """Evaluate once more with quantised layers, in a phase of its own; that is then what the trial reached."""
+    done = session.quantize()
+    if done is None:
+        return plain
+    with log.phase("eval_quantized"):
+        found = session.evaluate()
+    return plain.model_copy(
+        update={
+            "loss": found.loss,
+            "perplexity": found.perplexity,
+            "bits_per_byte": found.bits_per_byte,
+            "eval_s": log.phases[-1].duration_s,
+            "quantized": f"{done.kind}: {done.kernel}",
+            "quantized_bytes": done.weight_bytes,
+            "loss_unquantized": plain.loss,
+        }
     )
 
 
@@ -339,6 +362,7 @@ def _run_from_arguments(args: argparse.Namespace) -> Record:
     from rayscale.quantities import parse_count
     from rayscale.training.bench import tflops_bench
     from rayscale.training.data import check_budget, prepare
+    from rayscale.training.treatments.applying import check_treatments
 
     condition: dict[str, str] = {}
     for pair in args.factor:
@@ -351,6 +375,7 @@ def _run_from_arguments(args: argparse.Namespace) -> Record:
     except ValueError as error:
         raise InputError(f"--tokens: {error}") from None
     trial = find_trial(args.sweep, condition, args.repetition)
+    check_treatments(trial.spec)
     device_uuid = choose_device(trial.spec.resources.gpus)
     if device_uuid:
         os.environ["CUDA_VISIBLE_DEVICES"] = device_uuid

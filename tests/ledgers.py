@@ -8,6 +8,7 @@ gives the same ledger, bit for bit.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import math
 from dataclasses import dataclass
@@ -229,24 +230,29 @@ def _integral(t: np.ndarray, power: np.ndarray, start: float, end: float) -> flo
     return float(np.sum(power * np.diff(edges)))
 
 
+def _measured(windows: list[tuple[float, float]], t: np.ndarray, power: np.ndarray) -> PhaseEnergy:
+    duration = sum(end - start for start, end in windows)
+    joules = sum(_integral(t, power, start, end) for start, end in windows)
+    squares = sum(_integral(t, power**2, start, end) for start, end in windows)
+    return PhaseEnergy(
+        duration_s=duration,
+        energy_j=joules,
+        counter_j=joules,
+        integral_j=joules * 1.002,
+        bound_j=0.05 * joules / max(duration, 0.1),
+        mean_w=joules / duration if duration else None,
+        rms_w=math.sqrt(squares / duration) if duration else None,
+        samples=int(sum(((t >= start) & (t < end)).sum() for start, end in windows)),
+        coverage=1.0,
+    )
+
+
 def _energy(phases: list[Phase], t: np.ndarray, power: np.ndarray, machine: Machine) -> EnergyResult:
     parts: dict[str, PhaseEnergy] = {}
     for name in dict.fromkeys(phase.name for phase in phases):
-        windows = [phase for phase in phases if phase.name == name]
-        duration = sum(phase.duration_s for phase in windows)
-        joules = sum(_integral(t, power, phase.start, phase.end) for phase in windows)
-        squares = sum(_integral(t, power**2, phase.start, phase.end) for phase in windows)
-        parts[name] = PhaseEnergy(
-            duration_s=duration,
-            energy_j=joules,
-            counter_j=joules,
-            integral_j=joules * 1.002,
-            bound_j=0.05 * joules / max(duration, 0.1),
-            mean_w=joules / duration if duration else None,
-            rms_w=math.sqrt(squares / duration) if duration else None,
-            samples=int(sum(((t >= phase.start) & (t < phase.end)).sum() for phase in windows)),
-            coverage=1.0,
-        )
+        parts[name] = _measured([(phase.start, phase.end) for phase in phases if phase.name == name], t, power)
+    gaps = [(earlier.end, later.start) for earlier, later in itertools.pairwise(phases)]
+    outside = {"settling": [(float(t[0]), phases[0].start)], "between": gaps}
     gpu = machine.device.kind == "cuda"
     return EnergyResult(
         source="nvml" if gpu else "estimated",
@@ -259,6 +265,7 @@ def _energy(phases: list[Phase], t: np.ndarray, power: np.ndarray, machine: Mach
         idle_sd_w=0.2,
         temp_start_c=41.0 if gpu else None,
         temp_end_c=55.0 if gpu else None,
+        outside={name: _measured(windows, t, power) for name, windows in outside.items()},
         sampler={"polls": t.size, "missed": 0, "latency_p99_s": 0.0004},
     )
 

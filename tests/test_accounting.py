@@ -75,11 +75,27 @@ def test_a_failed_attempt_is_paid_for(ledger: Ledger) -> None:
     assert found.sweep.parts["failed"] == lost.part
 
 
-def test_without_traces_the_time_between_phases_has_no_energy(ledger: Ledger, tmp_path: Path) -> None:
+@pytest.fixture
+def older(ledger: Ledger, tmp_path: Path) -> Ledger:
+    """The same ledger, its records made before they held the time outside phases."""
     copy = Ledger(shutil.copytree(ledger.root, tmp_path / ledger.name))
-    for trace in copy.root.rglob("power.parquet"):
+    for record in copy.records():
+        energy = record.energy.model_copy(update={"outside": {}})
+        copy.write_record(record.model_copy(update={"energy": energy}))
+    return copy
+
+
+def test_older_records_are_measured_from_their_traces(ledger: Ledger, older: Ledger) -> None:
+    stored, measured = (account_ledger(one, one.read_plan()).sweep.parts for one in (ledger, older))
+    for name in ("settling", "between"):
+        assert measured[name].seconds == pytest.approx(stored[name].seconds, rel=1e-9)
+        assert measured[name].energy == pytest.approx(stored[name].energy, rel=0.05)
+
+
+def test_older_records_without_traces_have_no_energy_between_phases(ledger: Ledger, older: Ledger) -> None:
+    for trace in older.root.rglob("power.parquet"):
         trace.unlink()
-    found = account_ledger(copy, copy.read_plan())
+    found = account_ledger(older, older.read_plan())
     assert found.sweep.parts["between"].energy is None
     assert found.sweep.total.energy is None
     assert found.sweep.parts["train"].energy == pytest.approx(
@@ -92,7 +108,7 @@ def test_it_shows_in_json_text_and_report(ledger: Ledger, capsys: pytest.Capture
     assert run_command(["analyze", str(ledger.root), "--json", "-", "--spend", "1kWh"]) == 0
     tree = json.loads(capsys.readouterr().out)
     sweep = tree["accounting"]["sweep"]
-    assert sweep["co2e_g"]["the grid given"] == pytest.approx(sweep["energy_kwh"] * 1.2 * 380, rel=1e-9)
+    assert sweep["co2e_g"]["stated"] == pytest.approx(sweep["energy_kwh"] * 1.2 * 380, rel=1e-9)
     ratio = sweep["co2e_g"]["West Virginia"] / sweep["co2e_g"]["Quebec"]
     assert ratio == pytest.approx(893 / 3.9, rel=1e-9)
     assert sweep["cost"] == pytest.approx(sweep["energy_kwh"] * 1.2 * 0.3 + sweep["device_hours"] * 1.2, rel=1e-9)
@@ -100,7 +116,7 @@ def test_it_shows_in_json_text_and_report(ledger: Ledger, capsys: pytest.Capture
     assert run_command(["analyze", str(ledger.root)]) == 0
     text = capsys.readouterr().out
     assert "What it took" in text
-    assert "kg CO2e in Quebec" in text
+    assert "kg CO2e, grid Quebec" in text
     assert run_command(["report", str(ledger.root)]) == 0
     page = (ledger.root / "report.html").read_text(encoding="utf-8")
     for words in ("What the sweep took", "What the loss cost", "West Virginia", "pareto-energy", "utility"):
@@ -112,5 +128,5 @@ def test_no_section_where_there_is_nothing_to_say(tmp_path: Path) -> None:
     assert run_command(["report", str(bare.root)]) == 0
     page = (bare.root / "report.html").read_text(encoding="utf-8")
     assert "What the loss cost" not in page  # one block: no interval, no front
-    assert "on the grid of" not in page
+    assert "(grid: " not in page
     assert "table-grids" not in page

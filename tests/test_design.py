@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayscale.design import Plan, plan_sweep, williams_square
+from rayscale.errors import InputError
 from rayscale.spec import SweepSpec
 from rayscale.specfile import parse_spec
 
@@ -138,3 +139,38 @@ design: {{factors: {{tokens: {levels}}}, repetitions: {repetitions}}}
 model: {{config: {{}}}}
 data: {{synthetic: {{}}, sequence_length: 8}}
 """
+
+
+WSD = {"schedule": "wsd", "share_prefix": True}
+
+
+@pytest.mark.parametrize("order", ["randomized_blocks", "fixed", "latin_square"])
+def test_budgets_that_share_a_trunk_follow_each_other_ascending(tiny_spec: SweepSpec, order: str) -> None:
+    tree = tiny_spec.model_dump(exclude_unset=True)
+    factors = {"tokens": [512, 1024, 2048], "train.learning_rate": [0.01, 0.02]}
+    tree["design"] = {**tree["design"], "factors": factors, "order": order, "repetitions": 12}
+    plan = plan_sweep(SweepSpec.model_validate({**tree, "train": {**tree["train"], **WSD}}))
+    for block in plan.blocks():
+        assert [trial.tokens for trial in block] == 2 * [512, 1024, 2048]
+        rates = [trial.condition["train.learning_rate"] for trial in block]
+        assert len(set(rates[:3])) == len(set(rates[3:])) == 1
+    if order == "randomized_blocks":  # which trunk comes first stays random
+        assert len({block[0].condition["train.learning_rate"] for block in plan.blocks()}) == 2
+
+
+def test_sharing_enters_a_trial_key_only_where_it_is_on(tiny_spec: SweepSpec) -> None:
+    tree = tiny_spec.model_dump(exclude_unset=True)
+    tree["train"] = {**tree["train"], "schedule": "wsd"}
+
+    def keys(**train: object) -> list[str]:
+        spec = SweepSpec.model_validate({**tree, "train": {**tree["train"], **train}})
+        return sorted(trial.trial_key for trial in plan_sweep(spec).trials)
+
+    assert keys() == keys(share_prefix=False)
+    assert not set(keys()) & set(keys(share_prefix=True))
+
+
+def test_sharing_needs_wsd(tiny_text: str) -> None:
+    text = tiny_text.replace("learning_rate: 1.0e-2", "share_prefix: true")
+    with pytest.raises(InputError, match="needs schedule wsd"):
+        parse_spec(text, "tiny.yaml")

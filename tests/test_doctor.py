@@ -17,7 +17,7 @@ from rayscale.cli import run_command
 from rayscale.doctor.check import Check, Diagnosis
 from rayscale.doctor.examine import examine
 from rayscale.doctor.gpu import COUNTER_PROBE_S, PROBE_S, PowerProbe, gpu_checks, probe_counter, probe_power
-from rayscale.doctor.host import GIB, Host, energy_checks, host_checks, place_check
+from rayscale.doctor.host import GIB, Host, energy_checks, host_checks, place_check, sampler_check
 from rayscale.doctor.software import NEEDED, Software, software_checks, store_check
 
 FACTS = {"ray": "2.60.0", "torch": "2.13.0", "cuda_build": "13.0", "cuda": True, "gpus": ["GPU-a"], "bf16": True}
@@ -138,6 +138,12 @@ def test_a_healthy_gpu_is_named_by_uuid_with_all_it_tells() -> None:
             "problem",
             "averaged power (field 185) no",
         ),
+        (
+            {"83": None, "185": None, "186": None, "nvmlDeviceGetPowerUsage": None, "(185, 1)": 500_000},
+            "energy",
+            "warning",
+            "but the whole module is told",
+        ),
         ({"nvmlDeviceGetPersistenceMode": 0}, "state", "warning", "persistence off"),
         ({"nvmlDeviceGetPersistenceMode": None}, "state", "ok", "persistence not told"),
         ({"nvmlDeviceGetTemperatureV": None}, "state", "ok", "not told, SM clock 345 MHz"),
@@ -252,6 +258,15 @@ def test_without_rapl_the_estimate_and_its_constants_are_stated(tmp_path: Path) 
     assert "readable by root only" in rapl.found
     assert "5 W + 10 W per busy CPU" in estimate.found
     assert [check.level for check in energy_checks(host, gpus=1)] == ["ok", "ok"]
+
+
+def test_whether_the_sampler_can_be_on_time_is_said(tmp_path: Path) -> None:
+    for allowed, words in ((True, "real-time scheduling allowed"), (False, "not allowed (needs CAP_SYS_NICE")):
+        host = replace(made_up_host(tmp_path), real_time=lambda allowed=allowed: allowed)
+        check = sampler_check(host)
+        assert (check.level, words in check.found, check.values["real_time"]) == ("ok", True, allowed)
+        examined = examine(tmp_path, host=host, software=GOOD, gpus=lambda: ([], 0), environ={})
+        assert check in examined.checks
 
 
 @pytest.mark.parametrize(("free", "level"), [(GIB // 8, "problem"), (GIB, "warning"), (50 * GIB, "ok")])

@@ -12,10 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from ledgers import make_ledger
 
-from rayscale.analysis.scaling import PowerLaw, Problem, bootstrap, compute_optimal, fit, polish
+from rayscale.analysis.fit_text import render_fit
+from rayscale.analysis.fitted import _intervals, _standard_errors
+from rayscale.analysis.scaling import PowerLaw, Problem, bootstrap, compute_optimal, fit, has_optimum, polish
 from rayscale.cli import run_command
+from rayscale.design import plan_sweep
 from rayscale.errors import InputError
 from rayscale.fitting import FitRequest, fit_frame, predict
+from rayscale.planning import model_shape
+from rayscale.specfile import load_spec
 
 ORACLES = Path(__file__).parents[2] / "shared" / "oracles" / "scaling"
 needs_oracles = pytest.mark.skipif(not ORACLES.exists(), reason="../shared/oracles is not here")
@@ -182,3 +187,51 @@ def test_a_ledger_is_fitted_in_tokens(tmp_path: Path, capsys: pytest.CaptureFixt
     assert run_command(["fit", str(ledger.root), "--resamples", "20"]) == 0
     text = capsys.readouterr().out
     assert "power law in D with a floor" in text
+
+
+def test_the_energy_optimum_of_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Joules per FLOP fall as N^-0.3: the command finds it, and a larger model than the compute optimum."""
+    frame = surface(CHINCHILLA)
+    frame["J"] = 6 * frame["N"] * frame["D"] * 1e-9 * frame["N"] ** -0.3
+    frame.to_csv(tmp_path / "points.csv", index=False)
+    command = ["fit", str(tmp_path / "points.csv"), "--n", "N", "--d", "D", "--loss", "loss", "--resamples", "10"]
+    assert run_command([*command, "--energy", "J", "--joules", "1e9", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["energy_optimum"]
+    assert found["size_exponent"] == pytest.approx(-0.3, abs=1e-6)
+    assert found["params"] > 1.5 * compute_optimal(CHINCHILLA, found["flops"]).params
+    assert run_command([*command, "--energy", "J", "--joules", "1e9"]) == 0
+    assert "J per FLOP goes as N^-0.300" in capsys.readouterr().out
+    assert run_command([*command, "--joules", "1e9"]) == 2
+    assert "--joules: needs --energy" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("step", "noise", "seed"), [(4, 0.3, 5), (5, 0.5, 1), (6, 0.5, 2)])
+def test_data_that_leave_nearly_everything_open_still_give_numbers_or_null(step: int, noise: float, seed: int) -> None:
+    """Few noisy rows: refits run off to huge coefficients or rising losses; nothing infinite or complex, no crash."""
+    frame = surface(PowerLaw(0.1, (400.0, 410.0), (0.34, 0.28)), noise=noise, seed=seed)
+    frame = frame.iloc[::step].reset_index(drop=True)
+    frame["J"] = frame["N"] * frame["D"]
+    found = run_fit(frame, n="N", d="D", resamples=40, compute=1e21, energy="J", joules=1e9)
+    assert json.loads(json.dumps(found, allow_nan=False))["n_points"] == len(frame)
+    assert "95% CI" in render_fit(found)
+
+
+def test_coefficients_beyond_the_largest_double_are_null() -> None:
+    laws = [PowerLaw(1.0, (a, 2.0), (0.3, -0.1)) for a in (1e300, np.inf, np.inf)]
+    assert _standard_errors(["N", "D"], laws)["A"] is None
+    assert _intervals(["N", "D"], laws)["A"][1] is None
+    assert not any(map(has_optimum, laws))
+    assert has_optimum(CHINCHILLA)
+
+
+def test_the_isoflop_sweep_varies_enough_to_be_fitted() -> None:
+    plan = plan_sweep(load_spec(Path(__file__).parent.parent / "sweeps" / "isoflop.yaml"))
+    shapes = [model_shape(trial.spec) for trial in plan.trials]
+    sizes = np.array([shape.params for shape in shapes if shape is not None])
+    tokens = np.array([trial.tokens for trial in plan.trials])
+    assert len(sizes) == len(plan.trials) == 16
+    assert sizes.max() >= 10 * sizes.min()
+    assert tokens.max() >= 10 * tokens.min()
+    loss = 1.5 + 300 / sizes**0.5 + 100 / tokens**0.4
+    found = run_fit(pd.DataFrame({"N": sizes, "D": tokens, "loss": loss}), n="N", d="D", resamples=10)
+    assert (found["alpha"], found["beta"]) == pytest.approx((0.5, 0.4), rel=1e-3)

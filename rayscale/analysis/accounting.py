@@ -19,12 +19,15 @@ from rayscale.record import Level, PhaseEnergy, Record
 JOULES_PER_KWH = 3.6e6
 SECONDS_PER_HOUR = 3600.0
 
-PURPOSES = ("train", "eval", "warmup", "idle", "context_idle", "load", "settling", "between", "failed")
-"""Parts of an account, in the order in which they are shown; all but the first two are the sweep's overhead."""
+RESULTS = ("train", "eval", "eval_quantized")
+"""Parts of an account that a study is made for."""
+PURPOSES = (*RESULTS, "warmup", "idle", "context_idle", "load", "settling", "between", "failed")
+"""Parts of an account, in the order in which they are shown; all but `RESULTS` are the sweep's overhead."""
 
 PURPOSE_NAMES = {
     "train": "training",
     "eval": "evaluation",
+    "eval_quantized": "evaluation, quantised",
     "warmup": "warm-up",
     "idle": "idle baseline",
     "context_idle": "idle baseline with context",
@@ -93,6 +96,7 @@ class Operations:
         rule_6nd: 6·N·D with all parameters.
         embedding: Part of 6·N·D for parameters in no matrix product (embedding tables, norms); no arithmetic is done.
         evaluation: Forward passes of the evaluations.
+        teacher: Forward passes of distillation's teachers while training; not in `training`.
     """
 
     training: float = 0.0
@@ -101,9 +105,10 @@ class Operations:
     rule_6nd: float = 0.0
     embedding: float = 0.0
     evaluation: float = 0.0
+    teacher: float = 0.0
 
 
-OPERATIONS = ("training", "matmul", "attention", "rule_6nd", "embedding", "evaluation")
+OPERATIONS = ("training", "matmul", "attention", "rule_6nd", "embedding", "evaluation", "teacher")
 
 
 @dataclass(frozen=True)
@@ -130,7 +135,7 @@ class Account:
     @property
     def overhead(self) -> Part:
         """All parts but training and evaluation."""
-        return add_parts(part for name, part in self.parts.items() if name not in ("train", "eval"))
+        return add_parts(part for name, part in self.parts.items() if name not in RESULTS)
 
 
 def add_accounts(accounts: Iterable[Account]) -> Account:
@@ -156,19 +161,23 @@ def operations_of(record: Record) -> Operations:
         record: The trial.
 
     Returns:
-        The count. A forward pass is a third of training (`training.flops`); the evaluation before training counts.
+        The count. The evaluation before training counts. Records from before `Evaluation.flops` and `matmul_flops` are
+        those of plain training: a forward pass is a third of it, and products with weights are 6·N_matmul·D.
     """
     training, evaluation = record.training, record.evaluation
-    matmul = 6.0 * training.matmul_params * training.trained_tokens
-    forward = training.flops / 3 / training.trained_tokens if training.trained_tokens else 0.0
-    passes = 1 if evaluation.loss_before is None else 2
+    known = 6.0 * training.matmul_params * training.trained_tokens
+    matmul = known if training.matmul_flops is None else training.matmul_flops
+    third = training.flops / 3 / training.trained_tokens if training.trained_tokens else 0.0
+    once = third * evaluation.tokens if training.matmul_flops is None else evaluation.flops or 0.0
+    passes = (evaluation.loss_before is not None) + 1 + (evaluation.quantized is not None)
     return Operations(
         training=training.flops,
         matmul=matmul,
         attention=training.flops - matmul,
         rule_6nd=training.flops_6nd,
-        embedding=training.flops_6nd - matmul,
-        evaluation=forward * evaluation.tokens * passes,
+        embedding=training.flops_6nd - known,
+        evaluation=once * passes,
+        teacher=training.teacher_flops or 0.0,
     )
 
 

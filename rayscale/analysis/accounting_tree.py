@@ -13,6 +13,7 @@ from typing import Any
 from rayscale.analysis.accounting import (
     PURPOSE_NAMES,
     PURPOSES,
+    RESULTS,
     SECONDS_PER_HOUR,
     Account,
     SweepAccount,
@@ -90,7 +91,7 @@ def _hardware(account: Account, records: Sequence[Record], name: str) -> Tree:
 def _overhead(account: Account) -> Tree:
     """List what was spent beside training and evaluation, with its share of all."""
     total, own = account.total, account.overhead
-    rows = {name: part_tree(part) for name, part in account.parts.items() if name not in ("train", "eval")}
+    rows = {name: part_tree(part) for name, part in account.parts.items() if name not in RESULTS}
     return {
         **part_tree(own),
         "share_of_hours": own.seconds / total.seconds if total.seconds > 0 else None,
@@ -154,7 +155,7 @@ def _summary_lines(tree: Tree) -> list[str]:
     )
     currency = f" {rates['currency']}" if rates["currency"] else ""
     lines += [
-        f"{grams / 1000:.4g} kg CO2e in {name} (PUE {rates['pue']['value']:g})"
+        f"{grams / 1000:.4g} kg CO2e, grid {name} (PUE {rates['pue']['value']:g})"
         for name, grams in sweep["co2e_g"].items()
         if grams is not None
     ]

@@ -22,10 +22,10 @@ def render_fit(document: dict[str, Any]) -> str:
     lines = [f"L = E{''.join(terms)}, Huber loss on ln L; {document['n_points']} points, {document['n_runs']} runs", ""]
     for name in ("E", "A", "alpha", "B", "beta"):
         if document[name] is not None:
-            low, high = document["ci95"][name]
-            profile = _ends((document["profile95"] or {}).get(name))
+            profile = (document["profile95"] or {}).get(name)
             lines.append(
-                f"{name:>6} {document[name]:>12.6g}   95% CI {low:.5g} to {high:.5g} (bootstrap by run){profile}"
+                f"{name:>6} {document[name]:>12.6g}   95% CI {_ends(document['ci95'][name])} (bootstrap by run)"
+                + ("" if profile is None else f", {_ends(profile)} (profile)")
             )
     starts = document["starts"]
     lines.append("")
@@ -44,11 +44,9 @@ def render_fit(document: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in document["notes"])])
 
 
-def _ends(ends: list[float | None] | None) -> str:
-    if ends is None:
-        return ""
+def _ends(ends: list[float | None]) -> str:
     low, high = ("open" if end is None else f"{end:.5g}" for end in ends)
-    return f", {low} to {high} (profile)"
+    return f"{low} to {high}"
 
 
 def _energy_lines(found: dict[str, Any]) -> list[str]:
@@ -62,8 +60,8 @@ def _energy_lines(found: dict[str, Any]) -> list[str]:
 
 
 def _optimum_lines(optimum: dict[str, Any]) -> list[str]:
-    low, high = optimum["ci95"]["params_exponent"]
-    text = f"compute-optimal N grows as C^{optimum['params_exponent']:.3f} ({low:.3f} to {high:.3f})"
+    interval = " to ".join("open" if end is None else f"{end:.3f}" for end in optimum["ci95"]["params_exponent"])
+    text = f"compute-optimal N grows as C^{optimum['params_exponent']:.3f} ({interval})"
     lines = [f"{text}; L - E falls as C^-{optimum['kappa']:.4f}"]
     if optimum["flops"]:
         lines.append(

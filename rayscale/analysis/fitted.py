@@ -9,7 +9,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rayscale.analysis.isoflop import WARNING, parabolas
-from rayscale.analysis.scaling import FitResult, PowerLaw, Problem, bootstrap, compute_optimal, fit
+from rayscale.analysis.scaling import (
+    FitResult,
+    Optimum,
+    PowerLaw,
+    Problem,
+    bootstrap,
+    compute_optimal,
+    fit,
+    has_optimum,
+)
 from rayscale.analysis.scaling_energy import energy_optimum_tree, fit_energy
 from rayscale.analysis.scaling_profile import named, profile_intervals
 from rayscale.errors import InputError
@@ -93,6 +102,8 @@ def fit_frame(frame: pandas.DataFrame, request: FitRequest, source: str) -> dict
     found = fit(problem)
     if request.drop_largest:
         notes.insert(0, f"{request.drop_largest} rows with the largest losses left out, as asked")
+    if min(found.law.exponents) <= 0:
+        notes.append("an exponent is not above 0: the loss does not fall with that size, and no size is the best")
     resampled = bootstrap(problem, found.minimum, points.runs, request.resamples, BOOTSTRAP_SEED)
     document = _law_document(names, found.law)
     document |= {
@@ -214,13 +225,28 @@ def _columns(names: list[str], laws: list[PowerLaw]) -> dict[str, Array]:
     return {key: np.array([document[key] for document in documents]) for key in known}
 
 
-def _intervals(names: list[str], laws: list[PowerLaw]) -> dict[str, list[float]]:
-    """Percentile bootstrap intervals."""
-    return {key: [float(q) for q in np.quantile(x, [0.025, 0.975])] for key, x in _columns(names, laws).items()}
+def _intervals(names: list[str], laws: list[PowerLaw]) -> dict[str, list[float | None]]:
+    """Percentile bootstrap intervals; an end beyond the largest double is None."""
+    return {key: _quantiles(x) for key, x in _columns(names, laws).items()}
 
 
-def _standard_errors(names: list[str], laws: list[PowerLaw]) -> dict[str, float]:
-    return {key: float(np.std(x, ddof=1)) for key, x in _columns(names, laws).items()}
+def _quantiles(x: Array) -> list[float | None]:
+    with np.errstate(invalid="ignore"):  # between two infinities
+        return [_finite(float(q)) for q in np.quantile(x, [0.025, 0.975])]
+
+
+def _standard_errors(names: list[str], laws: list[PowerLaw]) -> dict[str, float | None]:
+    with np.errstate(over="ignore", invalid="ignore"):  # data that leave a coefficient open make huge refits
+        return {key: _finite(float(np.std(x, ddof=1))) for key, x in _columns(names, laws).items()}
+
+
+def _finite(value: float) -> float | None:
+    return value if np.isfinite(value) else None
+
+
+def _optima(laws: list[PowerLaw], budget: float) -> list[Optimum]:
+    """Solve for the optimum of each refit that has one."""
+    return [compute_optimal(law, budget) for law in laws if has_optimum(law)]
 
 
 def _profile(
@@ -290,15 +316,15 @@ def _optimum(
     names: list[str], law: PowerLaw, resampled: list[PowerLaw], compute: float | None
 ) -> dict[str, Any] | None:
     """Compute-optimal sizes with bootstrap intervals; exponents only without a budget."""
-    if len(names) < 2:
+    if len(names) < 2 or not has_optimum(law):
         return None
     budget = compute or 1e21
     keys = ("params_exponent", "kappa", *(("params", "tokens", "loss") if compute else ()))
     best = asdict(compute_optimal(law, budget))
-    all_best = [asdict(compute_optimal(other, budget)) for other in resampled]
+    all_best = [asdict(other) for other in _optima(resampled, budget)]
     document: dict[str, Any] = {"flops": compute} | {key: best[key] for key in keys}
     document["ci95"] = {
-        key: [float(q) for q in np.quantile([row[key] for row in all_best], [0.025, 0.975])] for key in keys
+        key: _quantiles(np.array([row[key] for row in all_best])) if all_best else [None, None] for key in keys
     }
     return document
 

@@ -102,7 +102,7 @@ def rates_of(report: ReportSpec) -> Rates:
         pue=report.pue,
         pue_source=report.pue_source,
         pue_year=report.pue_year,
-        grids=tuple([*grids, *(_region(region) for region in report.regions)]),
+        grids=(*grids, *(_region(region) for region in report.regions)),
         price_per_kwh=report.price_per_kwh,
         price_per_gpu_hour=report.price_per_gpu_hour,
         currency=report.currency,
@@ -110,7 +110,7 @@ def rates_of(report: ReportSpec) -> Rates:
 
 
 def _own_grid(report: ReportSpec) -> Grid:
-    name = report.country or "the grid given"
+    name = report.country or "stated"
     if report.grid_g_per_kwh is not None:
         return Grid(name, report.grid_g_per_kwh, report.grid_source, report.grid_year)
     return _looked_up(name, report.country or "")

@@ -78,7 +78,8 @@ def returns_trees(frame: DataFrame, spec: SweepSpec, estimated: bool) -> Tree:
         if found is None:
             continue
         cells, loss, amount = found
-        about = {"unit": resource.unit, "n_blocks": len(loss), "energy_estimated": estimated and resource.energy}
+        unit = (spec.report.currency or resource.unit) if resource.name == "cost" else resource.unit
+        about = {"unit": unit, "n_blocks": len(loss), "energy_estimated": estimated and resource.energy}
         points = pareto_points(cells.cell_labels, loss, amount, spec.analysis.alpha)
         pareto[resource.name] = {**about, "points": {point.label: _point_tree(point) for point in points}}
         steps = _steps(cells, loss, amount, spec.analysis.alpha)

@@ -20,6 +20,7 @@ from rayscale.analysis.mixed_rows import ledger_rows, subjects_within_devices, t
 from rayscale.analysis.provenance import provenance
 from rayscale.analysis.resampling import RESAMPLES
 from rayscale.analysis.sentences import plain_sentences
+from rayscale.analysis.shared import mark_dependence, shared_notes
 from rayscale.analysis.table import ledger_frame
 from rayscale.analysis.tree import build_tree, without_constant_factors
 from rayscale.analysis.walk import nested_order
@@ -145,7 +146,8 @@ def analyze_records(records: Iterable[Record], spec: SweepSpec, *, as_multi: boo
     for dv in request.dv:
         cells = lay_out(frame, dv, request.within, request.subject, known_levels=_known(spec), lenient=True)
         extras = Extras.of_ledger(ledger_rows(frame, cells, dv, request.subject))
-        results[dv] = _one_measure(cells, dv, request, _estimated(frame, dv, spec.analysis.metrics), extras, notes)
+        tree = _one_measure(cells, dv, request, _estimated(frame, dv, spec.analysis.metrics), extras, notes)
+        results[dv] = mark_dependence(tree, kept, spec.analysis.metrics, [str(name) for name in frame.columns])
     head: Tree = {
         "sweep": spec.name,
         "n_trials": len(records),
@@ -258,7 +260,7 @@ def _ledger_notes(records: Sequence[Record], kept: Sequence[Record], planned: in
         names = ", ".join(f"{record.trial_key} ({record.quality.verdict})" for record in rejected[:10])
         more = " ..." if len(rejected) > 10 else ""
         notes.append(f"{len(rejected)} of {len(records)} trials are excluded by the declared rule: {names}{more}")
-    return notes
+    return notes + shared_notes(kept)
 
 
 def _exclusion(record: Record) -> dict[str, Any]:

@@ -147,7 +147,8 @@ def law_of(problem: Problem, minimum: Minimum) -> PowerLaw:
         E, coefficients, exponents.
     """
     logs, exponents = minimum.theta[0:-1:2], minimum.theta[1:-1:2]
-    coefficients = np.exp(logs + exponents * problem.centres)
+    with np.errstate(over="ignore"):  # a refit of data that leave the coefficient open
+        coefficients = np.exp(logs + exponents * problem.centres)
     return PowerLaw(float(np.exp(minimum.theta[-1])), tuple(map(float, coefficients)), tuple(map(float, exponents)))
 
 
@@ -240,7 +241,9 @@ def _derivatives(problem: Problem, theta: Array) -> tuple[float, Array, Array]:
     residual = problem.log_loss - (top + np.log(total))
     size_r = np.abs(residual)
     inside = size_r <= problem.delta
-    objective = np.where(inside, 0.5 * residual**2, problem.delta * (size_r - 0.5 * problem.delta)).sum()
+    # np.where computes both: a step that went far too far overflows in the branch that is not taken
+    small = np.where(inside, residual, 0.0)
+    objective = np.where(inside, 0.5 * small**2, problem.delta * (size_r - 0.5 * problem.delta)).sum()
     psi = np.clip(residual, -problem.delta, problem.delta)
 
     slopes = np.empty((size, len(residual)))
@@ -277,6 +280,11 @@ def bootstrap(problem: Problem, start: Minimum, groups: NDArray[np.int64], resam
         sample = problem.rows(np.concatenate([members[index] for index in drawn]))
         fits.append(law_of(sample, polish(sample, start.theta)))
     return fits
+
+
+def has_optimum(law: PowerLaw) -> bool:
+    """Whether a law falls in both N and D, with coefficients that are numbers: else no size is the best."""
+    return min(law.exponents) > 0 and bool(np.isfinite(law.coefficients).all()) and min(law.coefficients) > 0
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from rayscale.analysis.scaling import Array, Optimum, PowerLaw
+from rayscale.analysis.scaling import Array, Optimum, PowerLaw, has_optimum
 from rayscale.errors import InputError
 
 MIN_SPREAD = 1.5
@@ -92,12 +92,12 @@ def energy_optimal(law: PowerLaw, energy: EnergyLaw, joules: float) -> Optimum |
         joules: Energy of training. Units: J.
 
     Returns:
-        N, D, loss; `params_exponent` is that of N in the energy, `kappa` that of L - E. None if p <= -1: then a larger
-        model would take less energy at the same D, and there is no optimum.
+        N, D, loss; `params_exponent` is that of N in the energy, `kappa` that of L - E. None if p <= -1 (then a larger
+        model would take less energy at the same D), or if the law has no optimum.
     """
     (a, b), (alpha, beta) = law.coefficients, law.exponents
     steep = 1 + energy.size_exponent
-    if steep <= 0:
+    if steep <= 0 or not has_optimum(law):
         return None
     flops = joules / energy.joules_per_flop(1.0)
     both = alpha + steep * beta
@@ -124,7 +124,7 @@ def energy_optimum_tree(
     best = energy_optimal(law, energy, joules)
     if best is None:
         return None
-    others = [found for one in resampled if (found := energy_optimal(one, energy, joules)) is not None]
+    others = _optima(resampled, energy, joules)
     keys = ("params", "tokens", "loss")
     return {
         "joules": joules,
@@ -135,7 +135,13 @@ def energy_optimum_tree(
         "batch_exponent": energy.batch_exponent,
         "batch": energy.batch,
         "rms_log_error": energy.rms_log_error,
-        "ci95": {
-            key: [float(q) for q in np.quantile([getattr(o, key) for o in others], [0.025, 0.975])] for key in keys
-        },
+        "ci95": None
+        if not others
+        else {key: [float(q) for q in np.quantile([getattr(o, key) for o in others], [0.025, 0.975])] for key in keys},
     }
+
+
+def _optima(laws: Sequence[PowerLaw], energy: EnergyLaw, joules: float) -> list[Optimum]:
+    """Solve for each refit that has an optimum."""
+    found = (energy_optimal(law, energy, joules) for law in laws if has_optimum(law))
+    return [best for best in found if best is not None]

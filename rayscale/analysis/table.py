@@ -23,7 +23,8 @@ BASE_COLUMNS = (
     *("bits_per_byte", "tokens_per_s", "flops", "flops_6nd", "mfu", "tflops_bench", "energy_method"),
     *("energy_estimated", "energy_j", "energy_bound_j", "net_energy_j", "energy_counter_j", "energy_integral_j"),
     *("energy_instant_j", "power_mean_w", "power_rms_w", "idle_w", "power_samples", "coverage", "temp_start_c"),
-    *("temp_end_c", "verdict", "reasons", "attempts", "started_at"),
+    *("temp_end_c", "verdict", "reasons", "attempts", "started_at", "shared_prefix", "segment_tokens", "segment_s"),
+    "segment_energy_j",
 )
 """Columns of `record.flatten`, so that an empty ledger has its columns too."""
 
@@ -33,7 +34,7 @@ NUMERIC_COLUMNS = tuple(
     if name
     not in (
         *("trial_key", "device_uuid", "device_name", "energy_method", "energy_estimated"),
-        *("verdict", "reasons", "started_at", "tokens", "repetition"),
+        *("verdict", "reasons", "started_at", "tokens", "repetition", "shared_prefix"),
     )
 )
 """Columns that hold numbers: all null is a column of missing numbers, not of nothing."""

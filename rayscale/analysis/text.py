@@ -74,6 +74,8 @@ def _measure(tree: Tree) -> list[str]:
     lines += [f"{tree['n_subjects']} complete subjects ({tree['subject']}), within: {', '.join(tree['within'])}", ""]
     if nested_order(tree):  # before any number, so that none is read without it
         lines += [*_wrap(tree["run_order"]["sentence"]), ""]
+    if not tree.get("shared_prefix", {}).get("independent", True):
+        lines += [*_wrap(tree["shared_prefix"]["sentence"]), ""]
     for factor, _, _, levels in main_effects(tree):
         lines += [*_descriptives(factor, levels, tree["alpha"]), "", *_pairs(factor, tree)]
     if len(tree["within"]) > 1:

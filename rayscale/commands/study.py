@@ -1,4 +1,4 @@
-"""The commands around a sweep: plan, run, status, analyze, report, export, sync, ui, schema."""
+"""The commands around a sweep: plan, run, status, report, export, sync, ui, schema."""
 
 from __future__ import annotations
 
@@ -21,7 +21,6 @@ from rayscale.commands.common import (
     plan_of,
     print_json,
 )
-from rayscale.errors import InputError
 
 
 def plan(
@@ -68,14 +67,20 @@ def run(
     storage: Storage = DEFAULT_STORAGE,
     as_json: Json = False,
     report: Annotated[bool, typer.Option("--report/--no-report", help="Analyse and report at the end.")] = True,
+    address: Annotated[
+        str | None,
+        typer.Option(envvar="RAY_ADDRESS", metavar="auto|HOST:PORT", help="Use this Ray cluster, start none."),
+    ] = None,
 ) -> int:
     """Run what is left of a sweep, then analyse it and write the report. The same command again continues."""
     from rayscale.running import run_to_report
     from rayscale.specfile import load_spec
+    from rayscale.sweep.session import checked_address
 
     again = str(sweep) if storage == DEFAULT_STORAGE else f"{sweep} --storage {shlex.quote(storage)}"
-    spec = load_spec(sweep)
-    result = run_to_report(spec, open_ledger(storage, spec.name), arguments=again, with_report=report)
+    cluster, spec = checked_address(address), load_spec(sweep)
+    ledger = open_ledger(storage, spec.name)
+    result = run_to_report(spec, ledger, arguments=again, with_report=report, address=cluster)
     if as_json:
         print_json(result.document())
     return result.exit_code
@@ -105,80 +110,6 @@ def status(target: Target, storage: Storage = DEFAULT_STORAGE, as_json: Json = F
         print_json({"sweep": ledger.name, **asdict(counts), "run_by": holder, "failures": failed})
     else:
         typer.echo(render_status(ledger, laid_out, counts, holder, failures))
-    return 0
-
-
-def analyze(
-    target: Annotated[Path, typer.Argument(metavar="SWEEP|TABLE", help="Sweep, ledger, or .csv/.parquet/.json.")],
-    storage: Storage = DEFAULT_STORAGE,
-    dv: Annotated[str | None, typer.Option(help="Dependent variable(s), comma-separated.")] = None,
-    within: Annotated[str | None, typer.Option(help="Within-subject factor(s), comma-separated.")] = None,
-    subject: Annotated[str | None, typer.Option(help="Column that names the subject.")] = None,
-    aggregate: Annotated[str | None, typer.Option(help="`mean`: average repeated cells.")] = None,
-    device: Annotated[str | None, typer.Option(help="Column that names the device: adds models with devices.")] = None,
-    order: Annotated[str | None, typer.Option(help="Column that grows with time: checks run order and drift.")] = None,
-    scale: Annotated[str | None, typer.Option(help="raw or log: the primary scale of a table (raw).")] = None,
-    margin: Annotated[str | None, typer.Option(help="Equivalence margin of a table: 0.05, or a ratio: x1.05.")] = None,
-    alpha: Annotated[float | None, typer.Option(help="Significance level.", min=0.0, max=1.0)] = None,
-    resample: Annotated[
-        str | None, typer.Option(metavar="PERIOD", help="Also: as if power were sampled this seldom, e.g. 60s.")
-    ] = None,
-    spend: Annotated[
-        list[str] | None, typer.Option(metavar="AMOUNT", help="What it buys: 2kJ, 0.5kWh, 10min, 1e15FLOP, 3 (money).")
-    ] = None,
-    form: Annotated[str, typer.Option("--format", help="text, csv, latex or methods.")] = "text",
-    json_out: Annotated[str | None, typer.Option("--json", metavar="OUT|-", help="Write the result as JSON.")] = None,
-) -> int:
-    """Repeated-measures statistics of a sweep, or of any long table."""
-    from rayscale.analysis.run import to_json
-    from rayscale.analyzing import analyze_ledger, analyze_table, render_tree
-
-    if form not in ("text", "csv", "latex", "methods"):
-        raise InputError(f"--format {form}: expected text, csv, latex or methods")
-    is_table = target.suffix in (".csv", ".parquet", ".json") and not target.is_dir()
-    if is_table:
-        if resample is not None:
-            raise InputError("--resample: only for sweeps; a table has no power traces")
-        if spend:
-            raise InputError("--spend: only for sweeps; a table does not say what its rows took")
-        tree = analyze_table(
-            target,
-            dv=dv,
-            within=within,
-            subject=subject,
-            alpha=alpha,
-            aggregate=aggregate,
-            device=device,
-            order=order,
-            scale=scale or "raw",
-            margin=margin,
-        )
-    else:
-        table_only = {"--within": within, "--subject": subject, "--aggregate": aggregate}
-        table_only |= {"--scale": scale, "--margin": margin}
-        for name, value in {**table_only, "--device": device, "--order": order}.items():
-            if value is not None:
-                raise InputError(f"{name}: only for tables; a sweep's design is in its file")
-        ledger, spec = open_target(target, storage)
-        tree = analyze_ledger(ledger, plan_of(ledger, spec), dv=dv, alpha=alpha)
-        if spend:
-            from rayscale.analysis.returns_tree import parse_spend, purchases
-
-            tree["purchases"] = purchases(tree.get("pareto", {}), [parse_spend(text) for text in spend])
-        if resample is not None:
-            from rayscale.resampling_view import resample_sweep
-
-            tree["resampled"] = resample_sweep(ledger, plan_of(ledger, spec), resample)
-    if json_out == "-":
-        typer.echo(to_json(tree))
-        return 0
-    if json_out:
-        Path(json_out).write_text(to_json(tree) + "\n", encoding="utf-8")
-    typer.echo(render_tree(tree, form))
-    if "resampled" in tree:
-        from rayscale.resampling_view import render_resampled
-
-        typer.echo("\n" + render_resampled(tree["resampled"]))
     return 0
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rayscale.doctor.check import Check, Diagnosis
 from rayscale.doctor.gpu import gpu_checks
-from rayscale.doctor.host import Host, energy_checks, host_checks, place_check
+from rayscale.doctor.host import Host, energy_checks, host_checks, place_check, sampler_check
 from rayscale.doctor.software import Software, software_checks, store_check
 from rayscale.environment import cache_directory
 
@@ -42,6 +42,7 @@ def examine(
         (
             *found,
             *energy_checks(host, gpus=count),
+            sampler_check(host),
             *host_checks(host),
             place_check("ledgers", storage, host),
             place_check("cache", cache_directory(), host),

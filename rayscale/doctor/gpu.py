@@ -61,10 +61,11 @@ class Asker:
         except self._nvml.NVMLError:
             return None
 
-    def field(self, name: str) -> float | None:
-        """Ask for one field in mW or mJ; None where it is not told."""
+    def field(self, name: str, *, module: bool = False) -> float | None:
+        """Ask for one field in mW or mJ, of the GPU or its whole module; None where it is not told."""
         number = getattr(self._nvml, name, None)
-        answers = self.ask("nvmlDeviceGetFieldValues", [number]) if number is not None else None
+        wanted = (number, getattr(self._nvml, "NVML_POWER_SCOPE_MODULE", 1)) if module else number
+        answers = self.ask("nvmlDeviceGetFieldValues", [wanted]) if number is not None else None
         if not answers or answers[0].nvmlReturn != self._nvml.NVML_SUCCESS:
             return None
         value = answers[0].value
@@ -213,6 +214,11 @@ def _sources(asker: Asker) -> Check:
     kept = asker.kept_samples()
     found = ", ".join(f"{text} {'yes' if told[name] else 'no'}" for name, text in words.items())
     found += f"; driver keeps {kept} power samples for gaps" if kept else "; driver keeps no power samples for gaps"
+    fields = ("TOTAL_ENERGY_CONSUMPTION", "POWER_AVERAGE", "POWER_INSTANT")
+    if not any(told.values()) and any(asker.field(f"NVML_FI_DEV_{name}", module=True) for name in fields):
+        found += "; but the whole module is told (scope MODULE)"
+        advice = "energy will be that of the module, the CPU and memory beside the GPU included; each record says so"
+        return Check("gpu", "  energy", "warning", found, advice, told)
     if not any(told.values()):
         advice = "no energy can be measured here (virtual GPU, or permissions); see nvidia-smi -q -d POWER"
         return Check("gpu", "  energy", "problem", found, advice, told)

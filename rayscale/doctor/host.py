@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rayscale.doctor.check import Check, Level
+from rayscale.energy.punctual import real_time_allowed
 from rayscale.energy.rapl import rapl_problem
 from rayscale.environment import cpu_name
 from rayscale.spec import EstimateSpec
@@ -33,6 +34,7 @@ class Host:
     free: Callable[[Path], int] = lambda path: shutil.disk_usage(path).free
     load: Callable[[], float] = lambda: os.getloadavg()[0]
     cpus: Callable[[], int] = lambda: len(os.sched_getaffinity(0))
+    real_time: Callable[[], bool] = real_time_allowed
 
 
 def host_checks(host: Host) -> list[Check]:
@@ -115,6 +117,23 @@ def energy_checks(host: Host, *, gpus: int) -> list[Check]:
         return [rapl, Check("energy", "CPU estimate", "ok", f"not needed on a GPU; {constants}", None, values)]
     advice = "energy will be an estimate and every trial suspect: good for comparing levels, not for quoting joules"
     return [rapl, Check("energy", "CPU estimate", "warning", f"will be used: {constants}", advice, values)]
+
+
+def sampler_check(host: Host) -> Check:
+    """Say whether the power sampler can be on time beside a training that keeps every CPU busy.
+
+    Args:
+        host: What to ask.
+
+    Returns:
+        The finding; never a problem, since late polls carry their own time.
+    """
+    allowed = host.real_time()
+    found = "real-time scheduling allowed: polls are on time beside a busy CPU, too"
+    if not allowed:
+        found = "real-time scheduling not allowed (needs CAP_SYS_NICE or an rtprio limit): beside a busy CPU polls come"
+        found += " late by what each record reports as energy.sampler.late_p99_s"
+    return Check("energy", "sampler", "ok", found, None, {"real_time": allowed})
 
 
 def place_check(name: str, path: Path, host: Host) -> Check:

@@ -45,6 +45,10 @@ class Compared:
     seconds: float = 0.0
 
 
+NOT_COMPARED = Compared()
+"""Nothing was."""
+
+
 def compare(power: Steps | None, instant: Steps | None, counter: Counter | None, start: float, end: float) -> Compared:
     """Integrate the estimates between the gaps of a window.
 
@@ -65,17 +69,27 @@ def compare(power: Steps | None, instant: Steps | None, counter: Counter | None,
     if math.fsum(stop - begin for begin, stop in spans) < LEAST_SHARE * (end - start):
         spans = [(start, end)]
         slack = sum(steps.gap_bound(start, end) for steps in (power, instant) if steps is not None)
-    steps = (counter.steps if counter is not None else None, power, instant)
-    energies = [None if one is None else math.fsum(one.energy(*span) for span in spans) for one in steps]
-    return Compared(*energies, slack_j=slack, seconds=math.fsum(stop - begin for begin, stop in spans))
+    return Compared(
+        counter_j=_energy(counter.steps if counter is not None else None, spans),
+        integral_j=_energy(power, spans),
+        instant_j=_energy(instant, spans),
+        slack_j=slack,
+        seconds=math.fsum(stop - begin for begin, stop in spans),
+    )
+
+
+def _energy(steps: Steps | None, spans: Sequence[Span]) -> float | None:
+    return None if steps is None else math.fsum(steps.energy(*span) for span in spans)
 
 
 def _gaps(steps: Steps | None) -> list[Span]:
     """List where a held value is a guess: from where it belongs to (it trails) up to the next poll."""
-    if steps is None or steps.mean_exact or not len(steps):
+    if steps is None or not len(steps):
         return []
     unseen = np.flatnonzero(steps.covered_from[1:] > steps.covered_to[:-1] + 1e-9)
-    inner = [(float(steps.starts[index]), float(steps.covered_from[index + 1])) for index in unseen]
+    # a difference quotient that another sampler began anew says nothing of the time before its first poll
+    begins = steps.covered_to if steps.mean_exact else steps.starts
+    inner = [(float(begins[index]), float(steps.covered_from[index + 1])) for index in unseen]
     return [(-math.inf, float(steps.covered_from[0])), *inner, (float(steps.covered_to[-1]), math.inf)]
 
 

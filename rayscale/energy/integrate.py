@@ -16,7 +16,7 @@ from typing import Literal
 
 import numpy as np
 
-from rayscale.energy.agreement import Compared, compare
+from rayscale.energy.agreement import NOT_COMPARED, Compared, compare
 from rayscale.energy.layout import MAX_HOLD_PERIODS
 from rayscale.energy.signals import Blur, Counter, Steps, backward_steps, counter_of, forward_steps
 from rayscale.energy.slow import grown_share, inside
@@ -70,7 +70,7 @@ class WindowEnergy:
     gap_bound_j: float | None = None
     sampling_bound_j: float | None = None
     backfilled: int = 0
-    compared: Compared = Compared()
+    compared: Compared = NOT_COMPARED
 
 
 def power_steps(trace: Trace) -> Steps | None:

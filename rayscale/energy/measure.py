@@ -28,6 +28,29 @@ def windows_of(phases: Sequence[Phase], name: str) -> list[tuple[float, float]]:
     return [(phase.start, phase.end) for phase in phases if phase.name == name]
 
 
+def outside_windows(trace: Trace, phases: Sequence[Phase]) -> dict[str, list[tuple[float, float]]]:
+    """List the sampled time that lies in no phase.
+
+    Args:
+        trace: The power trace.
+        phases: All phases of the attempt.
+
+    Returns:
+        `settling`: from the first sample to the first phase; `between`: the gaps between phases. CLOCK_MONOTONIC in s.
+    """
+    if not phases or not len(trace):
+        return {}
+    ordered = sorted(phases, key=lambda phase: phase.start)
+    gaps, reached = [], ordered[0].end
+    for phase in ordered[1:]:
+        if phase.start > reached:
+            gaps.append((reached, phase.start))
+        reached = max(reached, phase.end)
+    first = float(trace.t[0])
+    windows = {"settling": [(first, ordered[0].start)] if first < ordered[0].start else [], "between": gaps}
+    return {name: found for name, found in windows.items() if found}
+
+
 def energy_result(
     trace: Trace, phases: list[Phase], spec: EnergySpec, stats: SamplerStats | None = None
 ) -> EnergyResult:
@@ -61,6 +84,7 @@ def energy_result(
         idle_sd_w=energies[baseline].sd_w if baseline else None,
         temp_start_c=value_at(trace.t, trace.temperature_c, train[0][0]) if train else None,
         temp_end_c=value_at(trace.t, trace.temperature_c, train[-1][1]) if train else None,
+        outside={name: phase_energy(trace, found, estimate) for name, found in outside_windows(trace, phases).items()},
         sampler=(stats or _stats_of(trace)).to_record(),
     )
 

@@ -7,22 +7,23 @@
     at edges of `train`  the counter's tick (see `ticks`)
 
 Every entry of a field query has its own return code and time stamp; an entry that failed, or is 5 s old, is None and
-named in `Reading.fault`. What the numbers mean on which architecture is in `sensors`. The counter is read slowly
-because polling it at 10 Hz makes some consumer cards undercount (by 13 % in HotCarbon'26, Dauner et al.); the process
-list is read still more slowly because it holds the driver's lock for milliseconds (MangoHud PR 2104).
+named in `Reading.fault`. Power and energy are those of the GPU; only where that scope tells none of them, those of the
+whole module (Grace Hopper: with its CPU). What the numbers mean on which architecture is in `sensors`. The counter is
+read slowly because polling it at 10 Hz makes some consumer cards undercount (by 13 % in HotCarbon'26, Dauner et al.);
+the process list is read still more slowly because it holds the driver's lock for milliseconds (MangoHud PR 2104).
 """
 
 from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
 from rayscale.energy.backfill import DriverSample
 from rayscale.energy.devices import refuse_mig, text
-from rayscale.energy.nvml_calls import NvmlCalls, open_calls
+from rayscale.energy.nvml_calls import FieldId, NvmlCalls, open_calls
 from rayscale.energy.reader import Reading, Source, missing_reading
 from rayscale.energy.sensors import (
     ACCURACY,
@@ -50,6 +51,8 @@ _FAST = ("averaged power", "instantaneous power")
 _AVERAGE, _INSTANT = _FAST
 _ENERGY, _POWER_TIME, _HEAT_TIME = "cumulative energy", "power violation time", "thermal violation time"
 _USAGE = "power usage"
+_DRAWN = {_AVERAGE, _INSTANT, _ENERGY}
+_GPU, _MODULE = "scope GPU", "scope MODULE (the GPU is not told apart from the CPU and memory beside it)"
 
 
 class NvmlReader:
@@ -148,18 +151,36 @@ class NvmlReader:
             _POWER_TIME: nvml.NVML_FI_DEV_PERF_POLICY_POWER,
             _HEAT_TIME: nvml.NVML_FI_DEV_PERF_POLICY_THERMAL,
         }
-        answers = calls.fields(wanted)
-        calls.expect_fresh((_AVERAGE, _INSTANT, _ENERGY))
-        self._fields = {what: number for what, number in wanted.items() if answers[what] is not None}
+        self._fields: dict[str, FieldId] = self._answered(wanted)
         self._calls = {what: call for what, call in self._candidates().items() if self._ask(what, call) is not None}
+        self._whole_module = not self._tells_energy() and self._take_module(wanted)
+        calls.expect_fresh((_AVERAGE, _INSTANT, _ENERGY))
         missing = calls.take_faults()
         fallbacks = {_USAGE: _AVERAGE, _ENERGY: _ENERGY, "temperature (old call)": "temperature"}
         for spare, better in fallbacks.items():
             if better in self._fields or (better != spare and better in self._calls):
                 self._calls.pop(spare, None)
         self._missing = self._missed(missing)
-        if not ({_AVERAGE, _INSTANT, _ENERGY} & self._fields.keys() or {_USAGE, _ENERGY} & self._calls.keys()):
+        if not self._tells_energy():
             raise EnvironmentUnusableError(f"{uuid} ({self.device_name}) tells neither power nor energy through NVML")
+
+    def _answered(self, wanted: Mapping[str, FieldId]) -> dict[str, FieldId]:
+        answers = self._open.fields(wanted)
+        return {what: field for what, field in wanted.items() if answers[what] is not None}
+
+    def _tells_energy(self) -> bool:
+        return bool(_DRAWN & self._fields.keys() or {_USAGE, _ENERGY} & self._calls.keys())
+
+    def _take_module(self, wanted: Mapping[str, int]) -> bool:
+        """Ask for the whole module instead of the GPU: all or nothing, since two scopes cannot check each other.
+
+        Returns:
+            Whether it tells power or energy.
+        """
+        scope = getattr(self._open.nvml, "NVML_POWER_SCOPE_MODULE", None)
+        if scope is not None:
+            self._fields |= self._answered({what: (wanted[what], scope) for what in wanted if what in _DRAWN})
+        return self._tells_energy()
 
     def _missed(self, faults: str | None) -> list[str]:
         """Keep what nothing else replaced: quantities that this GPU, driver or binding does not offer, with the error.
@@ -210,7 +231,8 @@ class NvmlReader:
             f"instantaneous power (field 186, {self.sensors.instant})": _INSTANT in self._fields,
         }
         lag = self.sensors.lag_s if self.sensors.lag_s is not None else self.sensors.power and self.sensors.power.lag_s
-        facts = [f"lag {lag:g} s corrected", "scope GPU", architecture_name(architecture), f"driver {driver}"]
+        scope = _MODULE if self._whole_module else _GPU
+        facts = [f"lag {lag:g} s corrected", scope, architecture_name(architecture), f"driver {driver}"]
         if driver.startswith("530."):
             facts.append("on driver 530 power has another meaning (SC'24)")
         if self._open.recent_processes(self._recent_us) is None:
@@ -266,8 +288,8 @@ class NvmlReader:
         Returns:
             The samples after it; none where the driver keeps none, power is not polled, or the wall clock was set.
         """
-        if _AVERAGE not in self._fields and not self._can(_USAGE):
-            return []
+        if self._whole_module or (_AVERAGE not in self._fields and not self._can(_USAGE)):
+            return []  # they are the GPU's power
         before, offset = self._offsets[0], self._offset()
         if before is not None and abs(offset - before) > MAX_CLOCK_STEP_S:
             self._open.faults.append("driver samples: wall clock was set")

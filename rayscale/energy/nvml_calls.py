@@ -6,10 +6,13 @@ Names come from the installed binding, because numbers have moved between its ve
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from rayscale.energy.devices import start_nvml
+
+FieldId = int | tuple[int, int]
+"""A field, alone or with its scope (`NVML_POWER_SCOPE_*`)."""
 
 _VALUE_FIELDS = ("dVal", "uiVal", "ulVal", "ullVal", "sllVal", "siVal", "usVal")
 _THROTTLE = ("SwPowerCap", "HwSlowdown", "SyncBoost", "SwThermalSlowdown", "HwThermalSlowdown", "HwPowerBrakeSlowdown")
@@ -68,11 +71,11 @@ class NvmlCalls:
             self.faults.append(f"{what}: {self.error_name(error)}")
             return None
 
-    def fields(self, wanted: dict[str, int]) -> dict[str, float | None]:
+    def fields(self, wanted: Mapping[str, FieldId]) -> dict[str, float | None]:
         """Ask for several fields in one call; each has its own return code.
 
         Args:
-            wanted: Quantity -> field number.
+            wanted: Quantity -> field number, with its scope where it is not the GPU.
 
         Returns:
             Quantity -> value.

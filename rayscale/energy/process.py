@@ -102,7 +102,7 @@ class SamplerProcess:
         except (BrokenPipeError, ValueError):
             return  # the child is gone; `alive` and `stop` tell
 
-    def _answer(self) -> dict[str, float | int | str | None]:
+    def _answer(self) -> dict[str, float | int | str | bool | None]:
         if self._child is None or self._child.stdout is None:
             raise RuntimeError("the sampler was not started")
         ready, _, _ = select.select([self._child.stdout], [], [], _STOP_TIMEOUT_S)
@@ -185,7 +185,7 @@ def _serve(sampler: Sampler, parent: int) -> None:
             return
 
 
-def _tell(answer: dict[str, float | int | str | None]) -> None:
+def _tell(answer: dict[str, float | int | str | bool | None]) -> None:
     try:
         sys.stdout.write(json.dumps(answer) + "\n")
         sys.stdout.flush()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import ctypes
 import gc
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 _PR_SET_TIMERSLACK = 29
 _TIMER_SLACK_NS = 1_000
@@ -30,6 +31,12 @@ def be_punctual() -> bool:
     except (AttributeError, OSError):
         return False
     return True
+
+
+def real_time_allowed() -> bool:
+    """Tell whether a sampler started by this process would run in real time; tried on a thread that ends at once."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(be_punctual).result()
 
 
 def keep_garbage_collection_short() -> None:

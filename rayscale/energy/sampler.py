@@ -50,6 +50,7 @@ class SamplerStats:
         first_error: The first failed poll, in words.
         write_error: The last failed write of the trace, in words.
         died: Whether the sampler ended before it was told to.
+        real_time: Whether the sampling thread had real-time priority; None = not told.
     """
 
     polls: int = 0
@@ -63,8 +64,9 @@ class SamplerStats:
     first_error: str | None = None
     write_error: str | None = None
     died: bool = False
+    real_time: bool | None = None
 
-    def to_record(self) -> dict[str, float | int | str | None]:
+    def to_record(self) -> dict[str, float | int | str | bool | None]:
         """Give the numbers in the form of `EnergyResult.sampler`.
 
         Returns:
@@ -73,7 +75,7 @@ class SamplerStats:
         return asdict(self)
 
     @classmethod
-    def from_record(cls, values: dict[str, float | int | str | None]) -> SamplerStats:
+    def from_record(cls, values: dict[str, float | int | str | bool | None]) -> SamplerStats:
         """Read what `to_record` gave; unknown names are left out.
 
         Args:
@@ -144,6 +146,7 @@ class Sampler:
         self._polls = self._missed = self._errors = 0
         self._first_error: str | None = None
         self._cpu_s: float | None = None
+        self._real_time: bool | None = None
         self._began = self._ended = math.nan
         self._stats: SamplerStats | None = None
         self._writer: TraceWriter
@@ -205,7 +208,7 @@ class Sampler:
     # -- the thread ---------------------------------------------------------------------------------------------------
 
     def _run(self) -> None:
-        be_punctual()
+        self._real_time = be_punctual()
         self._began = self._clock()
         self._take(edge=True)
         self._first.set()
@@ -323,4 +326,5 @@ class Sampler:
             first_error=self._first_error,
             write_error=write_error,
             died=died,
+            real_time=self._real_time,
         )

@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 
+from rayscale.training.compiling import MFU_EAGER
+
 
 @dataclass(frozen=True)
 class Range:
@@ -77,7 +79,7 @@ _ALL = (
 HARDWARE: Mapping[str, Hardware] = MappingProxyType({item.key: item for item in _ALL})
 """Known device types by key."""
 
-ASSUMED_MFU = Range(0.15, 0.35, 0.50)
+ASSUMED_MFU = Range(0.15, MFU_EAGER, 0.50)
 """Model FLOP utilisation of training; an assumption. Published for large models: 0.21 to 0.46 (PaLM, table 3)."""
 ASSUMED_BUSY = Range(0.60, 0.80, 1.00)
 """Power while training as a share of the board's maximum; an assumption."""

@@ -73,7 +73,7 @@ def stated_rates(rates: Rates, prices: Sequence[str], country: str | None, grid:
         unit, value = _price(text)
         rates = replace(rates, price_per_gpu_hour=value) if unit == "h" else replace(rates, price_per_kwh=value)
     if grid is not None:
-        own = Grid(country or "the grid stated", grid, "stated on the command line")
+        own = Grid(country or "stated", grid, "stated on the command line")
         return replace(rates, grids=(own, *rates.grids))
     return replace(rates, grids=(_looked_up(country), *rates.grids)) if country else rates
 
@@ -143,7 +143,7 @@ def _amount_lines(totals: Mapping[str, Any], currency: str) -> list[str]:
     lines = [f"device time {spans[0]} ({spans[1]} to {spans[2]}) for {totals['trials']} trials"]
     parts = ", ".join(f"{name} {format_duration(found['typical'])}" for name, found in totals["seconds"].items())
     lines += [f"  of it {parts}", f"energy {_range(totals['energy_kwh'])} kWh"]
-    lines += [f"CO2e in {name} {_range(grams)} g" for name, grams in totals["co2e_g"].items()]
+    lines += [f"CO2e, grid {name}: {_range(grams)} g" for name, grams in totals["co2e_g"].items()]
     return [*lines, f"cost {_range(totals['cost'])} {currency}".rstrip()]
 
 

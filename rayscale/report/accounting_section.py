@@ -91,7 +91,7 @@ def _sentences(tree: Tree) -> list[str]:
         )
     pue = tree["rates"]["pue"]["value"]
     sentences += [
-        f"With PUE {pue:g} that is {number(grams / 1000)} kg CO2e on the grid of {name}{mark}."
+        f"With PUE {pue:g} that is {number(grams / 1000)} kg CO2e{mark} (grid: {name})."
         for name, grams in sweep["co2e_g"].items()
         if grams is not None
     ]

@@ -52,7 +52,7 @@ def part_seconds(record: Record) -> dict[str, float]:
         "compile": training.compile_s,
         "warm-up": training.warmup_s,
         "train": record.phase_seconds("train"),
-        "eval": record.phase_seconds("eval"),
+        "eval": record.phase_seconds("eval") + record.phase_seconds("eval_quantized"),
         "idle": record.phase_seconds("idle") + record.phase_seconds("context_idle"),
     }
 

@@ -47,6 +47,7 @@ def pareto_figure(title: str, x_label: str, points: Mapping[str, Mapping[str, An
             place = (point["resource"], point["loss"])
             axes.annotate(_short(label), place, (5, 5), textcoords="offset points", size=8, color=INK)
     axes.margins(x=0.16, y=0.16)
+    axes.locator_params(axis="x", nbins=5)
     axes.set_xlabel(x_label)
     head(axes, title, "nats per token")
     return figure

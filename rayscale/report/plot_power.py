@@ -26,6 +26,7 @@ PHASE_WORDS: dict[PhaseName, str] = {
     "warmup": "warm-up",
     "train": "train",
     "eval": "eval",
+    "eval_quantized": "eval",
 }
 MAX_POINTS = 1200
 """More points per trace than this cannot be told apart on the page."""

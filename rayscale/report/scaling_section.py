@@ -41,8 +41,9 @@ def _sentences(fit: Mapping[str, Any]) -> list[str]:
         )
     held = fit["held_out"]
     if held is not None:
+        rows = "trial" if held["n"] == 1 else f"{held['n']} trials"
         sentences.append(
-            f"Fitted without the {held['n']} with the most compute, it predicts their loss with a relative error of "
+            f"Fitted without the {rows} with the most compute, it predicts their loss with a relative error of "
             f"{100 * held['rms_log_error']:.2g} % (root mean square)."
         )
     return sentences

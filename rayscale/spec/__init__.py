@@ -7,6 +7,7 @@ Reading order: `trial` and `energy` (sections of one trial), `study` (what surro
 from rayscale.spec.base import TRIAL_SECTIONS, Count, Duration, Level, Positive, Section, Size
 from rayscale.spec.energy import EnergySpec, EstimateSpec, SettleSpec
 from rayscale.spec.study import (
+    TREATMENT,
     AnalysisSpec,
     BudgetSpec,
     DesignSpec,
@@ -18,9 +19,11 @@ from rayscale.spec.study import (
     TrackingSpec,
 )
 from rayscale.spec.sweep import SweepSpec
+from rayscale.spec.teacher import PretrainSpec, TeacherSpec
 from rayscale.spec.trial import BpeSpec, DataSpec, EvalSpec, ModelSpec, SyntheticSpec, TrainSpec
 
 __all__ = [
+    "TREATMENT",
     "TRIAL_SECTIONS",
     "AnalysisSpec",
     "BpeSpec",
@@ -35,6 +38,7 @@ __all__ = [
     "Level",
     "ModelSpec",
     "Positive",
+    "PretrainSpec",
     "RatioMargin",
     "RegionSpec",
     "ReportSpec",
@@ -45,6 +49,7 @@ __all__ = [
     "StopSpec",
     "SweepSpec",
     "SyntheticSpec",
+    "TeacherSpec",
     "TrackingSpec",
     "TrainSpec",
 ]

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from typing import Annotated, Literal
+import re
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from rayscale.quantities import parse_count
 from rayscale.spec.base import Duration, Level, Positive, Section
+
+TREATMENT = "treatment"
+"""Name of the factor that `design.treatments` makes."""
 
 
 class StopSpec(Section):
@@ -40,6 +44,9 @@ class DesignSpec(Section):
 
     factors: dict[str, list[Level]]
     """`tokens` and any dotted setting of model, data, train, eval or energy, each with its levels."""
+    treatments: dict[str, dict[str, Level | None]] = Field(default={})
+    """Named bundles of dotted settings, e.g. `lora: {train.lora_rank: 8}`: the levels of the factor `treatment`, all of
+    them unless `factors` lists some."""
     repetitions: int = Field(default=5, ge=1)
     """Number of blocks; the trials of one share seed and device."""
     seed: int = Field(default=2601, ge=0)
@@ -48,6 +55,22 @@ class DesignSpec(Section):
     """Order of conditions within a block. Only random order keeps drift from looking like an effect."""
     stop: StopSpec | None = None
     """Rule that may end the sweep before all repetitions; null: none."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _treatments_are_levels(cls, given: Any) -> Any:
+        factors = given.get("factors") if isinstance(given, dict) else None
+        if isinstance(factors, dict) and isinstance(given.get("treatments"), dict) and given["treatments"]:
+            return given | {"factors": factors | {TREATMENT: factors.get(TREATMENT, list(given["treatments"]))}}
+        return given
+
+    @field_validator("treatments", mode="after")
+    @classmethod
+    def _plain_names(cls, treatments: dict[str, dict[str, Level | None]]) -> dict[str, dict[str, Level | None]]:
+        for name in treatments:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9 _.+-]*", name):
+                raise ValueError(f"`{name}` names a level; expected letters, digits, spaces or any of `_.+-`")
+        return treatments
 
     @field_validator("factors", mode="after")
     @classmethod
@@ -64,6 +87,20 @@ class DesignSpec(Section):
         if factors["tokens"][0] < 1:  # type: ignore[operator]
             raise ValueError("levels of `tokens` are at least 1")
         return factors
+
+    @model_validator(mode="after")
+    def _treatments_fit(self) -> DesignSpec:
+        for name in self.factors.get(TREATMENT, []):
+            if name not in self.treatments:
+                known = ", ".join(self.treatments) or "none is defined"
+                raise ValueError(f"factors.{TREATMENT}: `{name}` is no key of design.treatments ({known})")
+        for name, settings in self.treatments.items():
+            both = [path for path in settings if path in self.factors]
+            if both:
+                raise ValueError(
+                    f"treatments.{name}: `{both[0]}` is a factor too; expected only one of the two to set it"
+                )
+        return self
 
     @model_validator(mode="after")
     def _stop_fits(self) -> DesignSpec:
@@ -198,3 +235,10 @@ class ReportSpec(Section):
     """Price of electricity."""
     price_per_gpu_hour: float | None = Field(default=None, ge=0)
     """Price of a device hour."""
+
+    @model_validator(mode="after")
+    def _grids_have_names_of_their_own(self) -> ReportSpec:
+        names = [region.name for region in self.regions] + ([self.country] if self.country else [])
+        if len(set(names)) < len(names):
+            raise ValueError("regions: expected a different name for each grid, `country` included")
+        return self

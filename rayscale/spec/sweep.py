@@ -4,13 +4,22 @@ from __future__ import annotations
 
 import copy
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import field_validator, model_validator
 
 from rayscale.spec.base import TRIAL_SECTIONS, Level, Section
 from rayscale.spec.energy import EnergySpec
-from rayscale.spec.study import AnalysisSpec, BudgetSpec, DesignSpec, ReportSpec, ResourcesSpec, TrackingSpec
+from rayscale.spec.study import (
+    TREATMENT,
+    AnalysisSpec,
+    BudgetSpec,
+    DesignSpec,
+    ReportSpec,
+    ResourcesSpec,
+    TrackingSpec,
+)
 from rayscale.spec.trial import DataSpec, EvalSpec, ModelSpec, TrainSpec
 
 
@@ -55,12 +64,12 @@ class SweepSpec(Section):
         """CPU threads of one trial."""
         return self.train.threads or self.resources.cpus
 
-    def with_setting(self, path: str, value: Level) -> SweepSpec:
+    def with_setting(self, path: str, value: Level | None) -> SweepSpec:
         """Return the sweep with one trial setting replaced, as a factor's level does.
 
         Args:
-            path: Dotted setting such as `train.precision`, in one of `TRIAL_SECTIONS`.
-            value: The level.
+            path: Dotted setting such as `train.precision`, in one of `TRIAL_SECTIONS`, or `treatment`.
+            value: The level; for `treatment` the name of a bundle of `design.treatments`.
 
         Returns:
             The validated sweep.
@@ -68,16 +77,40 @@ class SweepSpec(Section):
         Raises:
             ValueError: If the path is no trial setting or the value does not fit.
         """
-        parts = path.split(".")
-        if len(parts) < 2 or parts[0] not in TRIAL_SECTIONS:
-            raise ValueError(
-                f"`{path}` is no trial setting; expected `tokens` or one of {', '.join(TRIAL_SECTIONS)} + `.key`"
-            )
+        return self.with_settings({path: value})
+
+    def with_settings(self, levels: Mapping[str, Level | None]) -> SweepSpec:
+        """Return the sweep with several trial settings replaced at once, so that only their sum must be valid.
+
+        Args:
+            levels: Dotted setting, or `treatment`, -> level.
+
+        Returns:
+            The validated sweep.
+
+        Raises:
+            ValueError: If a path is no trial setting or the values do not fit.
+        """
+        if not levels:
+            return self
         tree = self.model_dump(exclude_unset=True)
-        node: Any = tree
-        for part in parts[:-1]:
-            child = node.get(part)
-            node[part] = copy.copy(child) if isinstance(child, dict) else {}
-            node = node[part]
-        node[parts[-1]] = value
+        for path, value in self._settings_of(levels).items():
+            parts = path.split(".")
+            if len(parts) < 2 or parts[0] not in TRIAL_SECTIONS:
+                raise ValueError(
+                    f"`{path}` is no trial setting; expected `tokens` or one of {', '.join(TRIAL_SECTIONS)} + `.key`"
+                )
+            node: Any = tree
+            for part in parts[:-1]:
+                child = node.get(part)
+                node[part] = copy.copy(child) if isinstance(child, dict) else {}
+                node = node[part]
+            node[parts[-1]] = value
         return SweepSpec.model_validate(tree)
+
+    def _settings_of(self, levels: Mapping[str, Level | None]) -> dict[str, Level | None]:
+        """Put a treatment's settings in the place of its name."""
+        settings: dict[str, Level | None] = {}
+        for path, value in levels.items():
+            settings |= self.design.treatments[str(value)] if path == TREATMENT else {path: value}
+        return settings

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from rayscale.spec.base import Count, Duration, Positive, Section, Size
+from rayscale.spec.teacher import PretrainSpec, TeacherSpec
 
 PRESETS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
@@ -49,6 +50,12 @@ class ModelSpec(Section):
     config: dict[str, Any] | None = None
     """Fields of the transformers config (default model_type: llama). Beside `pretrained` it states the shape, so that
     the sweep can be planned offline; loading checks it."""
+    pretrain: PretrainSpec | None = None
+    """Start every trial from weights that are trained once on the sweep's data, {tokens: N}, instead of random ones."""
+    prune: float = Field(default=0.0, ge=0, lt=1)
+    """Share of the weights of the blocks' linear layers, the smallest, that are zero before and while training."""
+    distill_from: str | TeacherSpec | None = None
+    """A teacher of the same vocabulary: hub name, local directory, or {tokens: N} to train one on the sweep's data."""
 
     @model_validator(mode="after")
     def _some_source(self) -> ModelSpec:
@@ -56,6 +63,8 @@ class ModelSpec(Section):
             raise ValueError("expected `pretrained` (hub name or path), `config` or `preset` (random weights)")
         if self.revision is not None and self.pretrained is None:
             raise ValueError("`revision` needs `pretrained`")
+        if self.pretrain is not None and self.pretrained is not None:
+            raise ValueError("expected only one of `pretrained` and `pretrain`; both say where the weights come from")
         return self
 
     @property
@@ -154,11 +163,22 @@ class TrainSpec(Section):
     """Share of the budget that the decay of wsd takes."""
     cooldown_shape: Literal["1-sqrt", "linear"] = "1-sqrt"
     """Form of the decay of wsd."""
+    share_prefix: bool = False
+    """Train one trunk per repetition and branch the decays of all budgets from it (wsd only): a block runs its budgets
+    in ascending order, and each starts where the decay of the one before began. Same weights, dependent energies."""
     min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
     """Final learning rate as a share of the peak (cosine and wsd)."""
     precision: Literal["auto", "fp32", "bf16", "bf16-pure"] = "auto"
     """auto: bf16 on GPUs that have it, else fp32. bf16: autocast over fp32 weights; bf16-pure: weights, gradients and
     moments in bf16, half the memory and a coarser update, for small cards."""
+    lora_rank: int = Field(default=0, ge=0)
+    """Train adapters of this rank beside frozen weights (needs rayscale[lora]); 0: train all weights."""
+    lora_alpha: Positive | None = None
+    """Scale of the adapters is lora_alpha / lora_rank; null: 2."""
+    distill_weight: float = Field(default=0.5, gt=0, le=1)
+    """Share of the teacher's distribution in the loss, where `model.distill_from` names one."""
+    distill_temperature: Positive = 2.0
+    """Temperature of both distributions in that part of the loss."""
     checkpointing: bool = False
     """Keep only the inputs of each block and compute the rest again on the way back: less memory, a third more work."""
     compile: Literal["auto", "off", "on"] = "auto"
@@ -182,6 +202,12 @@ class TrainSpec(Section):
         return value
 
     @model_validator(mode="after")
+    def _trunk_is_shared(self) -> TrainSpec:
+        if self.share_prefix and self.schedule != "wsd":
+            raise ValueError(f"`share_prefix` needs schedule wsd, whose budgets share their trunk; got {self.schedule}")
+        return self
+
+    @model_validator(mode="after")
     def _micro_batch_divides(self) -> TrainSpec:
         if isinstance(self.micro_batch_size, int) and self.batch_size % self.micro_batch_size:
             raise ValueError(
@@ -197,3 +223,5 @@ class EvalSpec(Section):
     """Held-out targets."""
     batch_size: int | None = Field(default=None, ge=1)
     """Rows per forward pass; null: the training micro-batch."""
+    quantize: Literal["none", "int8", "int4"] = "none"
+    """Evaluate once more with the blocks' linear layers in int8 or int4; that loss is then the trial's."""

@@ -22,6 +22,7 @@ from rayscale.attempt import TrialJob, TrialOutcome, assemble_record
 from rayscale.design import Plan, Trial
 from rayscale.ledger import Failure, Ledger
 from rayscale.record import Reason, Record, Settling
+from rayscale.sharing import link_trunk
 from rayscale.sweep.devices import SlotDevice
 from rayscale.sweep.forkserver import ForkServer
 from rayscale.sweep.settling import DeviceState, Settler, unsettled
@@ -108,6 +109,8 @@ def run_attempt(host: SlotHost, trial: Trial, data: PreparedData, *, last_try: b
         device_uuid=host.device.uuid,
         slot=host.device.name,
         tflops_bench=host.tflops_bench,
+        binding=host.device.document(),
+        trunk=link_trunk(host.ledger, host.plan, trial, data.fingerprint, host.device.uuid or host.device.name),
     )
     here, there = host.forks.pipe()
     process = host.forks.fork(run_in_child, job, there)
@@ -125,6 +128,14 @@ def run_attempt(host: SlotHost, trial: Trial, data: PreparedData, *, last_try: b
         here.close()
         _await_exit(process)
     return result
+
+
+def _unpinned(device: SlotDevice) -> list[Reason]:
+    """Flag a block that nothing holds on its device."""
+    if device.binding != "best effort":
+        return []
+    detail = f"node {device.node} does not advertise its GPUs by identity, so the block may have changed device"
+    return [Reason(code="device_not_pinned", detail=detail)]
 
 
 def _await_exit(process: ForkServerProcess) -> None:
@@ -150,6 +161,7 @@ def _supervise(host: SlotHost, job: TrialJob, process: ForkServerProcess, go: Co
     watch = SamplerWatch(host.sampler, job.trial.spec.energy, job.device_uuid, pid, job.directory)
     failure = _wait(job, process, go, watch)
     notes = [*(unsettled(settling, job.trial.spec.energy.settle) if settling else []), *watch.notes]
+    notes += _unpinned(host.device)
     return _Watched(failure, notes, settling, host.sampler.stop())
 
 
@@ -228,6 +240,8 @@ def _accept(host: SlotHost, job: TrialJob, watched: _Watched, *, last_try: bool)
     path.unlink()
     host.ledger.publish_attempt(key, attempt)
     host.ledger.write_record(record)
+    if job.trunk:
+        job.trunk.release()
     return AttemptResult(key, attempt, record, None)
 
 

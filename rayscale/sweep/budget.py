@@ -17,6 +17,7 @@ from rayscale.accounting import Spending
 from rayscale.analysis.accounting import JOULES_PER_KWH, SECONDS_PER_HOUR, Part, add_parts
 from rayscale.analysis.rates import Rates, bill, rates_of
 from rayscale.design import Plan, Trial, condition_label
+from rayscale.errors import RayscaleError
 from rayscale.ledger import Ledger
 from rayscale.planning import Estimate, estimate_by_calibration
 from rayscale.spec import SweepSpec
@@ -187,4 +188,7 @@ def _calibrate(spec: SweepSpec) -> Estimate | None:
     from rayscale.energy.reader import gpu_devices
 
     on_gpu = spec.resources.gpus != 0 and bool(gpu_devices())
-    return None if on_gpu else estimate_by_calibration(spec)
+    try:
+        return None if on_gpu else estimate_by_calibration(spec)
+    except RayscaleError:
+        return None  # the run itself will say what is wrong

@@ -76,7 +76,7 @@ class SweepCallback(tune.Callback):
     def on_trial_complete(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """Tell what the slot reported; an attempt that was handed back unbegun will be told when it begins."""
         result = trial.last_result or {}
-        if result.get("outcome") != POSTPONED:
+        if result.get("outcome") not in (None, POSTPONED):  # None: it waited for a device that is gone
             self._tell(lambda listener: listener.ended(_attempt_end(trial.config, result)))
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

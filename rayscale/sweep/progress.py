@@ -76,6 +76,7 @@ class Progress:
 
     def started_attempt(self, trial_key: str, device: str) -> None:
         """Take note of a start."""
+        self.done.discard(trial_key)  # set aside: its block is done again on another device
         self.running[device] = Running(self.trial(trial_key), device, time.monotonic())
 
     def ended_attempt(self, end: AttemptEnd) -> None:

@@ -6,14 +6,11 @@ record. So continuing after a crash, adding repetitions and adding levels are th
 
 from __future__ import annotations
 
-import io
 import logging
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -21,9 +18,11 @@ from typing import TYPE_CHECKING, Any
 
 from rayscale.design import Plan, Trial
 from rayscale.environment import cache_directory, git_revision, host_facts, versions
-from rayscale.errors import EnvironmentUnusableError, InputError
+from rayscale.errors import InputError
 from rayscale.ledger import INTERRUPTED, Failure, Ledger
-from rayscale.sweep.devices import SlotDevice, local_slots
+from rayscale.sweep.bindings import BlockKeeper
+from rayscale.sweep.devices import SAMPLER_CPUS, Fleet
+from rayscale.sweep.session import open_session, ray_output
 from rayscale.sweep.stopping import Stopping, open_stopping
 
 if TYPE_CHECKING:
@@ -31,9 +30,6 @@ if TYPE_CHECKING:
     from rayscale.training.data import PreparedData
 
 logger = logging.getLogger(__name__)
-
-DRIVER_CPUS = 1
-"""Logical CPUs that Ray is given beyond the slots', for tasks of its own."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,13 @@ def unfinished(plan: Plan, ledger: Ledger) -> list[Trial]:
     return [trial for trial in plan.trials if trial.trial_key not in completed]
 
 
-def run_sweep(plan: Plan, ledger: Ledger, listeners: list[Listener], say: Callable[[str], None]) -> RunSummary:
+def run_sweep(
+    plan: Plan,
+    ledger: Ledger,
+    listeners: list[Listener],
+    say: Callable[[str], None],
+    address: str | None = None,
+) -> RunSummary:
     """Run what is left of a sweep; the caller holds the ledger's lock.
 
     Args:
@@ -79,6 +81,7 @@ def run_sweep(plan: Plan, ledger: Ledger, listeners: list[Listener], say: Callab
         ledger: The ledger; its stored plan is replaced by this one.
         listeners: Told of every start and end.
         say: Shows a line to the user.
+        address: A running Ray cluster to use (`auto`, `HOST:PORT`); None starts Ray on this machine.
 
     Returns:
         What happened. Ctrl-C gives a summary with `interrupted`, not an exception.
@@ -101,15 +104,15 @@ def run_sweep(plan: Plan, ledger: Ledger, listeners: list[Listener], say: Callab
         stopping.finish()
         return RunSummary(len(plan.trials), before, 0)
     _close_open_attempts(todo, ledger, "the run that made it was killed")
-    slots = local_slots(plan.spec.resources)
-    say(f"starting Ray and {len(slots)} trial slot{'s' if len(slots) > 1 else ''} (some 15 s)")
+    session = open_session(plan, ledger, address, say)
+    keeper = BlockKeeper(plan, ledger, say)
     interrupted = False
     try:
         with ThreadPoolExecutor(1) as pool:
             corpora = pool.submit(_prepare_corpora, todo, ledger, say)  # while Ray starts
-            with ray_output(ledger.root / "ray.log"), local_ray(slots, plan):
-                corpora.result()
-                _fit(plan, ledger, todo, slots, listeners, stopping)
+            with ray_output(ledger.root / "ray.log"), session as fleet:
+                work = _Work(plan, ledger, todo, fleet, corpora.result())
+                _fit(work, listeners, stopping, keeper)
     except KeyboardInterrupt:
         interrupted = True
     left = unfinished(plan, ledger)
@@ -120,45 +123,60 @@ def run_sweep(plan: Plan, ledger: Ledger, listeners: list[Listener], say: Callab
         stopping.finish()
     stopped = None if interrupted else stopping.stopped()
     failed = {} if stopped else {trial.trial_key: _last_failure(trial, ledger) for trial in left}
-    return RunSummary(len(plan.trials), before, len(todo) - len(left), failed, interrupted, stopped)
+    before -= len(keeper.withdrawn - {trial.trial_key for trial in todo})
+    completed = len(plan.trials) - len(left) - before
+    return RunSummary(len(plan.trials), before, completed, failed, interrupted, stopped)
 
 
-def _fit(
-    plan: Plan,
-    ledger: Ledger,
-    todo: list[Trial],
-    slots: list[SlotDevice],
-    listeners: list[Listener],
-    gate: Stopping,
-) -> None:
+@dataclass(frozen=True)
+class _Work:
+    """What is to do, where, on which corpora (by fingerprint)."""
+
+    plan: Plan
+    ledger: Ledger
+    todo: list[Trial]
+    fleet: Fleet
+    corpora: frozenset[str]
+
+    def slot_parameters(self) -> dict[str, Any]:
+        """Return what every slot is told once."""
+        root = str(self.ledger.root.absolute())
+        return {"ledger_location": self.ledger.location if self.ledger.remote else root, "corpora": self.corpora}
+
+
+def _fit(work: _Work, listeners: list[Listener], gate: Stopping, keeper: BlockKeeper) -> None:
     """Let Tune run the trials."""
     from ray import tune
 
     from rayscale.sweep.events import SweepCallback
+    from rayscale.sweep.scheduler import FleetScheduler, StartNotice
     from rayscale.sweep.searcher import ATTEMPTS_OUT, BlockSearcher
     from rayscale.sweep.slot import Slot
 
-    blocks = Plan(plan.spec, tuple(todo)).blocks()
-    searcher = BlockSearcher(blocks, slots, plan.spec.resources.max_attempts, gate)
+    spec = work.plan.spec
+    blocks = Plan(spec, tuple(work.todo)).blocks()
+    searcher = BlockSearcher(blocks, work.fleet, spec.resources.max_attempts, gate, keeper)
     scratch = tempfile.mkdtemp(prefix="rayscale-tune-")
+    keep_credentials_private()
     # Tune logs a traceback for a dead slot; the listeners tell it in one line.
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
     try:
         tuner = tune.Tuner(
             tune.with_resources(
-                tune.with_parameters(Slot, ledger_location=ledger.location if ledger.remote else str(ledger.root.absolute())), _resources_of(plan)
+                tune.with_parameters(Slot, **work.slot_parameters()), _resources_of(spec.resources.cpus)
             ),
             tune_config=tune.TuneConfig(
                 search_alg=searcher,
+                scheduler=FleetScheduler(searcher),
                 num_samples=-1,
-                max_concurrent_trials=ATTEMPTS_OUT * len(slots),
+                max_concurrent_trials=ATTEMPTS_OUT * work.fleet.capacity,
                 reuse_actors=True,
             ),
             run_config=tune.RunConfig(
-                name=plan.spec.name,
+                name=spec.name,
                 storage_path=scratch,  # Tune's own snapshot is of no use to us
                 checkpoint_config=tune.CheckpointConfig(checkpoint_at_end=False),
-                callbacks=[SweepCallback(listeners)],
+                callbacks=[StartNotice(searcher), SweepCallback(listeners)],
                 verbose=0,
             ),
         )
@@ -167,112 +185,47 @@ def _fit(
         shutil.rmtree(scratch, ignore_errors=True)
 
 
-def _resources_of(plan: Plan) -> Callable[[dict[str, Any]], Any]:
+def keep_credentials_private() -> None:
+    """Take the AWS keys off the list of variables that Tune copies into its actors' runtime environments.
+
+    Ray writes those into its logs in clear. Nodes have credentials of their own: a role, or the environment in which
+    Ray was started there.
+    """
+    from ray.tune.execution import class_cache
+
+    copied: set[str] = getattr(class_cache, "ENV_VARS_TO_PROPAGATE", set())
+    copied.difference_update([name for name in copied if name.startswith("AWS_")])
+
+
+def _resources_of(cpus: int) -> Callable[[dict[str, Any]], Any]:
     """Say what a slot reserves: its device by name, its CPUs, and a bundle beside it for the sampler."""
     from ray.tune import PlacementGroupFactory
 
-    from rayscale.sweep.sampler_actor import SAMPLER_CPUS
-
     def resources(config: dict[str, Any]) -> PlacementGroupFactory:
-        slot = {"CPU": float(plan.spec.resources.cpus), config["device"]: 1.0}
-        if config["device_uuid"]:
-            slot["GPU"] = 1.0
+        slot = {"CPU": float(cpus), **config["claims"]}
         return PlacementGroupFactory([slot, {"CPU": SAMPLER_CPUS}], strategy="STRICT_PACK")
 
     return resources
 
 
-class _LateFile(io.TextIOBase):
-    """A text file that is made when the first thing is written to it."""
+def _prepare_corpora(todo: list[Trial], ledger: Ledger, say: Callable[[str], None]) -> frozenset[str]:
+    """Prepare the corpora of all trials; refuse what they cannot use before any of them starts.
 
-    def __init__(self, path: Path) -> None:
-        self._path = path
-
-    def write(self, text: str) -> int:
-        """Append text."""
-        with self._path.open("a", encoding="utf-8") as file:
-            return file.write(text)
-
-
-@contextmanager
-def ray_output(path: Path) -> Iterator[None]:
-    """Keep what Ray prints out of standard output, which belongs to `--json`.
-
-    Ray prints a paragraph there for every worker that died, whatever `log_to_driver` says; the listeners tell the same
-    in one line.
-
-    Args:
-        path: Where it goes; made only if something is printed.
-
-    Yields:
-        Nothing; standard output of this process goes to the file.
+    Returns:
+        Their fingerprints.
     """
-    with redirect_stdout(_LateFile(path)):
-        yield
-
-
-@contextmanager
-def local_ray(slots: list[SlotDevice], plan: Plan) -> Iterator[None]:
-    """Start Ray on this machine, quiet and on loopback only, and stop it afterwards.
-
-    Args:
-        slots: One custom resource is made for each.
-        plan: Its spec says how many CPUs a slot gets.
-
-    Yields:
-        Nothing; Ray is up.
-
-    Raises:
-        EnvironmentUnusableError: If Ray does not start.
-    """
-    set_ray_environment()
-    import ray
-
-    try:
-        ray.init(
-            address="local",
-            num_cpus=len(slots) * (plan.spec.resources.cpus + 1) + DRIVER_CPUS,
-            num_gpus=sum(slot.uuid is not None for slot in slots),
-            resources={slot.name: 1 for slot in slots},
-            include_dashboard=False,
-            log_to_driver=False,
-            logging_level=logging.ERROR,
-        )
-    except (OSError, RuntimeError, TimeoutError, ValueError) as error:
-        raise EnvironmentUnusableError(f"Ray did not start on this machine: {str(error).splitlines()[0]}") from None
-    try:
-        yield
-    finally:
-        ray.shutdown()
-
-
-def set_ray_environment() -> None:
-    """Set what Ray reads from the environment; some of it once, when it is first imported."""
-    os.environ.update(_RAY_ENVIRONMENT)
-
-
-_RAY_ENVIRONMENT = {
-    "RAY_USAGE_STATS_ENABLED": "0",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's only switch that makes all its servers listen on loopback alone
-    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # csv, json and tensorboard files that nobody reads
-    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: Tune would wait for the running trials
-    "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
-    "RAY_AIR_NEW_OUTPUT": "0",
-    "TOKENIZERS_PARALLELISM": "true",
-}
-
-
-def _prepare_corpora(todo: list[Trial], ledger: Ledger, say: Callable[[str], None]) -> None:
-    """Prepare the corpora of all trials; refuse what they cannot use before any of them starts."""
     from rayscale.training.data import check_budget, prepare
+    from rayscale.training.treatments.applying import check_treatments
 
     prepared: dict[str, PreparedData] = {}
     for trial in todo:
+        check_treatments(trial.spec)
         identity = trial.spec.data.model_dump_json() + trial.spec.model.model_dump_json()
         if identity not in prepared:
             prepared[identity] = prepare(trial.spec, cache_directory(), say)
         check_budget(prepared[identity], trial.spec, trial.tokens)
     _check_same_corpus(prepared, ledger)
+    return frozenset(one.fingerprint for one in prepared.values())
 
 
 def _check_same_corpus(prepared: dict[str, PreparedData], ledger: Ledger) -> None:

@@ -20,12 +20,11 @@ from rayscale.energy.sampler import Sampler, SamplerStats
 from rayscale.energy.trace import finalize
 from rayscale.errors import RayscaleError
 from rayscale.spec import EnergySpec
+from rayscale.sweep.devices import SAMPLER_CPUS
 from rayscale.sweep.forkserver import ForkServer
 from rayscale.sweep.heartbeat import beating
 from rayscale.sweep.substitute import START_TIMEOUT_S, STOP_TIMEOUT_S, ForkedSampler, Member
 
-SAMPLER_CPUS = 0.1
-"""Reserved in a bundle of its own, so that a busy trial cannot starve the sampler's place."""
 LAST_TIMEOUT_S = 2.0
 
 _GONE = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)

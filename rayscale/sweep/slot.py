@@ -12,14 +12,17 @@ import os
 from datetime import UTC, datetime
 from typing import Any
 
+import ray
 from ray import tune
 
 from rayscale.design import Plan, Trial
+from rayscale.energy.reader import gpu_devices
 from rayscale.environment import cache_directory
 from rayscale.errors import RayscaleError
 from rayscale.ledger import Failure, Ledger
 from rayscale.storage import LocalStorage
 from rayscale.sweep.attempts import AttemptResult, SlotHost, run_attempt
+from rayscale.sweep.bindings import binding_of
 from rayscale.sweep.devices import SlotDevice
 from rayscale.sweep.forkserver import ForkServer
 from rayscale.sweep.sampler_actor import RaySampler
@@ -28,16 +31,19 @@ from rayscale.training.bench import tflops_bench
 from rayscale.training.data import PreparedData, prepare
 from rayscale.training.preload import PRELOAD
 
+_PCI_ORDER = {"CUDA_DEVICE_ORDER": "PCI_BUS_ID"}
+
 
 class Slot(tune.Trainable):
     """Runs attempts one after the other, each in a process of its own."""
 
-    def setup(self, config: dict[str, Any], *, ledger_location: str) -> None:
+    def setup(self, config: dict[str, Any], *, ledger_location: str, corpora: frozenset[str]) -> None:
         """Start the sampler and the fork server of this slot.
 
         Args:
-            config: First attempt: `trial_key`, `device`, `device_uuid`, `last_try`, `after`.
+            config: First attempt: `trial_key`, `device`, `device_uuid`, `node`, `binding`, `last_try`, `after`.
             ledger_location: Where the ledger lies.
+            corpora: Fingerprints of the corpora that the driver prepared; this node's must be the same.
         """
         os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # the server must not hold threads when it forks
         # Some import may ask whether there is a GPU; by NVML that leaves CUDA untouched, which a fork needs.
@@ -50,7 +56,8 @@ class Slot(tune.Trainable):
         ledger = Ledger(ledger_location)
         self._plan: Plan = ledger.read_plan()
         self._prepared: dict[str, PreparedData] = {}
-        device = SlotDevice(config["device"], config["device_uuid"], config["device"])
+        self._corpora = corpora
+        device = _device(config)
         bench = _device_rate(forks, device, self._plan.spec.threads)
         self._host = SlotHost(ledger, forks, sampler, device, bench, self._plan)
 
@@ -62,7 +69,10 @@ class Slot(tune.Trainable):
         """
         trial = self._trial(self.config["trial_key"])
         record = self._host.ledger.record(trial.trial_key)
-        if record is not None:  # a slot may die after it wrote the record and before Tune heard of it
+        if record is not None and binding_of(record).get("device") not in (None, self._host.device.name):
+            # written by a slot of a lost node after its block was given to this device
+            self._host.ledger.set_aside(trial.trial_key, "its block was given to another device meanwhile")
+        elif record is not None:  # a slot may die after it wrote the record and before Tune heard of it
             return {"done": True, **summarize(AttemptResult(trial.trial_key, record.attempt, record, None))}
         if close_cut_off(self._host.ledger, self.config["after"]):
             return {"done": True, "trial_key": trial.trial_key, "outcome": POSTPONED}
@@ -84,7 +94,13 @@ class Slot(tune.Trainable):
         """Look up the trial's corpus; prepared in a fork, so that this process never imports datasets."""
         identity = json.dumps([trial.spec.data.model_dump(mode="json"), trial.spec.model.model_dump(mode="json")])
         if identity not in self._prepared:
-            self._prepared[identity] = self._host.forks.call(prepare, trial.spec, cache_directory())
+            prepared = self._host.forks.call(prepare, trial.spec, cache_directory())
+            if prepared.fingerprint not in self._corpora:
+                raise RayscaleError(
+                    f"the corpus on {os.uname().nodename} is {prepared.fingerprint[:12]}, not the driver's "
+                    f"{', '.join(sorted(one[:12] for one in self._corpora))} (other files or versions)"
+                )
+            self._prepared[identity] = prepared
         return self._prepared[identity]
 
 
@@ -105,6 +121,18 @@ def close_cut_off(ledger: Ledger, trial_key: str | None) -> bool:
     ledger.publish_attempt(trial_key, attempts[-1])
     ledger.write_failure(trial_key, attempts[-1], failure)
     return True
+
+
+def _device(config: dict[str, Any]) -> SlotDevice:
+    """Say where this slot trains; on a node that names no GPUs, the one that Ray gave it."""
+    name, uuid, binding = config["device"], config["device_uuid"], config["binding"]
+    if binding == "best effort":
+        given = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
+        if len(given) != 1:
+            raise RayscaleError(f"{name}: Ray gave this slot {len(given)} GPUs; expected one")
+        # Ray's numbers are those of the driver (PCI bus order), or what its node was started with
+        uuid = next(gpu.uuid for gpu in gpu_devices(environ={"CUDA_VISIBLE_DEVICES": given[0], **_PCI_ORDER}))
+    return SlotDevice(name, uuid, name, node=config["node"], binding=binding)
 
 
 def summarize(result: AttemptResult) -> dict[str, Any]:

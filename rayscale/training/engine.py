@@ -22,6 +22,7 @@ from rayscale.training.loss import (
     fused_loss,
 )
 from rayscale.training.loss import token_losses as full_losses
+from rayscale.training.treatments.distilling import Teacher, distilled_backward
 
 if TYPE_CHECKING:
     import torch
@@ -43,6 +44,7 @@ class Engine:
         split: The model's body and head; None where its logits are more than a linear layer.
         loss_path: How head and loss are computed.
         expected_bytes: Memory that training takes by the planner's sum; None if unknown. Units: B.
+        teacher: Whose distribution is part of the target; None: nobody's.
     """
 
     model: nn.Module
@@ -53,6 +55,7 @@ class Engine:
     split: SplitModel | None = None
     loss_path: LossPath = "full"
     expected_bytes: int | None = None
+    teacher: Teacher | None = None
 
     def step(self, batch: Batch, learning_rate: float) -> torch.Tensor:
         """Take one optimiser step. Nothing in it waits for the device.
@@ -93,6 +96,8 @@ class Engine:
             The micro-batch's share of the step's mean loss, on the device, without a graph.
         """
         flat = targets.reshape(-1)
+        if self.teacher is not None:
+            return self._distill(self.teacher, inputs, flat, divisor)
         if self.split is None or self.loss_path == "full":
             loss = self.token_losses(inputs, targets).sum() / divisor
         else:
@@ -103,6 +108,16 @@ class Engine:
             loss = fused_loss(self.split, hidden, flat, divisor, self.compute_dtype)
         loss.backward()
         return loss.detach()
+
+    def _distill(self, teacher: Teacher, inputs: torch.Tensor, flat: torch.Tensor, divisor: int) -> torch.Tensor:
+        with self._autocast():
+            wanted = teacher.hidden(inputs)
+            if self.split is None:  # the "hidden" states are logits, and the head is the identity
+                hidden = self.model(input_ids=inputs, use_cache=False).logits.flatten(0, 1)
+            else:
+                hidden = self.split.hidden(inputs)
+        head = self._logits if self.split is not None else _unchanged
+        return distilled_backward(head, hidden, teacher, wanted, flat, divisor, self._chunk_rows)
 
     def token_losses(self, inputs: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
         """Compute the cross entropy of every target; ignored ones give 0.
@@ -180,6 +195,10 @@ class Engine:
         # Without a sum: weights (there already), gradients and moments, twice over for what is unknown.
         needed = 7 * size if self.expected_bytes is None else self.expected_bytes - size
         return self.device if free > needed + size else torch.device("cpu")
+
+
+def _unchanged(rows: torch.Tensor) -> torch.Tensor:
+    return rows
 
 
 @contextmanager

@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rayscale.spec import TrainSpec
+    from rayscale.training.order import Budget
 
 
 def build_optimizer(model: nn.Module, train: TrainSpec) -> Any:
@@ -64,3 +65,20 @@ def _decay(train: TrainSpec, now: float, budget: int) -> float:
         share = max(0.0, (now - start) / (budget - start))
         return 1 - (1 - low) * (share if train.cooldown_shape == "linear" else math.sqrt(share))
     return 1.0
+
+
+def trunk_steps(train: TrainSpec, budget: Budget) -> int:
+    """Count the leading steps of a wsd budget that any larger budget takes too: full ones before the decay.
+
+    Args:
+        train: The settings.
+        budget: The budget.
+
+    Returns:
+        The number of steps; at least one step of the budget is left.
+    """
+    length, stable = budget.step_tokens, budget.tokens * (1 - train.cooldown)
+    steps = min(int(stable / length + 0.5), budget.tokens // length, budget.steps - 1)
+    while steps > 0 and _decay(train, (steps - 0.5) * length, budget.tokens) != 1.0:
+        steps -= 1  # rounding: the schedule itself has the last word
+    return max(0, steps)

@@ -79,8 +79,11 @@ class TrainResult:
         train_loss: Mean over the targets of the last tenth of the steps. Units: nats per token.
         loss_digest: sha256 of the float32 losses of all steps.
         losses: Mean loss of every step, float32. Units: nats per token.
-        flops: Training FLOPs by 6·N_matmul + 12·L·H·Q·T per token.
+        flops: Training FLOPs by `flops_formula`.
         flops_6nd: 6·N·D.
+        matmul_flops: Of `flops`, products with weights.
+        flops_formula: How they are counted.
+        teacher_flops: Forward passes of a teacher, not in `flops`; None without one.
     """
 
     steps: int
@@ -92,6 +95,9 @@ class TrainResult:
     losses: np.ndarray
     flops: float
     flops_6nd: float
+    matmul_flops: float
+    flops_formula: str
+    teacher_flops: float | None
 
 
 @dataclass(frozen=True)

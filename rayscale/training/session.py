@@ -17,8 +17,8 @@ from rayscale.training.compiling import compile_blocks
 from rayscale.training.data import PreparedData, check_budget
 from rayscale.training.engine import Engine, quiet_collector
 from rayscale.training.feed import Feed, stream_gather
-from rayscale.training.flops import ModelShape, evaluation_flops, flops_6nd, training_flops
-from rayscale.training.optim import learning_rate
+from rayscale.training.flops import ModelShape, evaluation_flops, flops_6nd
+from rayscale.training.optim import learning_rate, trunk_steps
 from rayscale.training.order import Budget, row_sequence, rows_in
 from rayscale.training.results import (
     Diverged,
@@ -31,8 +31,13 @@ from rayscale.training.results import (
     tail_loss,
 )
 from rayscale.training.setup import Setup, configure_process, set_up
+from rayscale.training.treatments.pruning import nonzero_params
+from rayscale.training.treatments.quantizing import Quantized, quantize_model
+from rayscale.training.treatments.teachers import open_given
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import numpy as np
     import torch
 
@@ -54,6 +59,8 @@ class Session:
         data_s: Time to open the streams and move them to the device. Units: s.
         build_s: Time to build the model and the optimiser. Units: s.
         compile_s: Time of the first step and the first evaluation batch under torch.compile; 0 without. Units: s.
+        steps_done: Optimiser steps of the budget that the weights have seen, those of a shared trunk included.
+        steps_taken_over: Of these, steps that another trial took (`take_trunk`).
     """
 
     spec: SweepSpec
@@ -64,6 +71,9 @@ class Session:
     data_s: float
     build_s: float
     compile_s: float = 0.0
+    steps_done: int = 0
+    steps_taken_over: int = 0
+    _losses: torch.Tensor | None = None
     _trained: bool = False
 
     @property
@@ -93,7 +103,7 @@ class Session:
             name, uuid = properties.name, f"GPU-{properties.uuid}"
         built, peak = self.setup.built, self.setup.peak
         return Facts(
-            params=self.shape.params,
+            params=self.setup.treated.params,
             matmul_params=self.shape.matmul_params,
             precision=self.engine.precision,
             threads=torch.get_num_threads(),
@@ -157,39 +167,119 @@ class Session:
         total, tokens = math.fsum(torch.stack(sums).tolist()), self.eval_feed.budget.tokens
         text = self.data.eval_bytes(tokens)
         bits = total / math.log(2) / text if text else None
-        flops = evaluation_flops(self.shape, tokens, self.spec.data.sequence_length)
+        flops = self.setup.treated.evaluation_flops(self.shape, tokens, self.spec.data.sequence_length)
         return EvalResult(tokens, total / tokens, perplexity_of(total / tokens), bits, flops)
 
+    def nonzero_params(self) -> int:
+        """Count the parameters that are not zero now."""
+        return nonzero_params(self.engine.model)
+
+    def quantize(self) -> Quantized | None:
+        """Quantise the trained model as `eval.quantize` says, and evaluate one batch so that the next one is warm.
+
+        Returns:
+            What was done; None if nothing was asked for. The model cannot be trained afterwards.
+        """
+        import torch
+
+        if self.spec.eval.quantize == "none":
+            return None
+        done = quantize_model(self.engine.model, self.spec.eval.quantize)
+        self.engine.model.eval()
+        with torch.no_grad():
+            self.engine.token_losses(*self.eval_feed.batch(0).micro_batches[0])
+        self.synchronize()
+        return done
+
     def train(self, on_log: Callable[[StepLog], None]) -> TrainResult:
-        """Train on exactly the budget.
+        """Train on exactly the budget, or on what is left of it.
 
         Args:
             on_log: Receives progress every `train.log_every` seconds and after the last step.
 
         Returns:
-            What was done.
+            What was done, steps taken over included.
 
         Raises:
             Diverged: If a loss is NaN or infinite: on a CPU at once, on a GPU when the losses are read next.
             RuntimeError: If this session has trained already.
         """
-        import torch
-
-        if self._trained:
-            raise RuntimeError("this session has trained its budget; open another one")
+        losses = self.advance(on_log, self.train_feed.budget.steps)
         self._trained = True
-        losses = torch.zeros(self.train_feed.budget.steps, dtype=torch.float32, device=self.engine.device)
-        with quiet_collector():
-            self._loop(losses, _Logger(self.train_feed.budget, self.spec.train.log_every, on_log))
         return self._result(losses.cpu().numpy())
 
-    def _loop(self, losses: torch.Tensor, logger: _Logger) -> None:
+    def advance(self, on_log: Callable[[StepLog], None], until: int) -> torch.Tensor:
+        """Train on the budget's steps from where it stands up to one of them.
+
+        Args:
+            on_log: Receives progress.
+            until: Index of the first step that is not taken.
+
+        Returns:
+            The losses of all steps of the budget, on the device; 0 for steps not taken yet.
+
+        Raises:
+            Diverged: As in `train`.
+            RuntimeError: If this session has trained already.
+        """
+        if self._trained:
+            raise RuntimeError("this session has trained its budget; open another one")
+        losses, budget = self._all_losses(), self.train_feed.budget
+        with quiet_collector():
+            logger = _Logger(budget, self.spec.train.log_every, on_log, self.steps_done)
+            self._loop(losses, logger, self.steps_done, until)
+        self.steps_done = max(self.steps_done, until)
+        return losses
+
+    @property
+    def branch_step(self) -> int:
+        """First step that larger budgets of the same trunk do not share (wsd)."""
+        return trunk_steps(self.spec.train, self.train_feed.budget)
+
+    def keep_trunk(self, path: Path, identity: str) -> None:
+        """Write the present state to a file, for the next larger budget.
+
+        Args:
+            path: The file.
+            identity: What the run is, apart from its budget.
+        """
+        from rayscale.training.trunk import write_state
+
+        write_state(path, self.engine, self.steps_done, self._all_losses()[: self.steps_done], identity)
+
+    def take_trunk(self, path: Path, identity: str) -> None:
+        """Go on from the state that a smaller budget has left; nothing is changed if that is not possible.
+
+        Args:
+            path: Its file.
+            identity: What the run must be.
+
+        Raises:
+            ValueError: If the file is no state of this run, or lies past this budget's branch.
+            OSError: If it cannot be read.
+        """
+        from rayscale.training.trunk import read_state, restore
+
+        state = read_state(path, identity)
+        if not 0 < state["step"] <= self.branch_step:
+            raise ValueError(f"{path}: step {state['step']}; expected one up to the branch at {self.branch_step}")
+        restore(self.engine, state)
+        self._all_losses()[: state["step"]] = state["losses"]
+        self.steps_done = self.steps_taken_over = state["step"]
+
+    def _all_losses(self) -> torch.Tensor:
+        import torch
+
+        if self._losses is None:
+            self._losses = torch.zeros(self.train_feed.budget.steps, dtype=torch.float32, device=self.engine.device)
+        return self._losses
+
+    def _loop(self, losses: torch.Tensor, logger: _Logger, first: int, until: int) -> None:
         # Reading a loss costs nothing on a CPU; on a GPU it would stop the stream of kernels.
         every_step = self.engine.device.type == "cpu"
-        steps = self.train_feed.budget.steps
-        for step in range(steps):
+        for step in range(first, until):
             losses[step] = self._step(step)
-            due = logger.due(time.monotonic()) or step == steps - 1
+            due = logger.due(time.monotonic()) or step == until - 1
             if due or every_step:
                 logger.check(step, losses)
             if due:
@@ -205,6 +295,7 @@ class Session:
         import numpy as np
 
         budget, length = self.train_feed.budget, self.spec.data.sequence_length
+        treated, teacher = self.setup.treated, self.engine.teacher
         targets = np.asarray([budget.targets(step) for step in range(budget.steps)])
         available = rows_in(self.data.train_tokens, length) * length
         return TrainResult(
@@ -215,18 +306,21 @@ class Session:
             train_loss=tail_loss(losses, targets),
             loss_digest=digest_losses(losses),
             losses=losses,
-            flops=training_flops(self.shape, budget.tokens, length),
+            flops=treated.training_flops(self.shape, budget.tokens, length),
             flops_6nd=flops_6nd(self.shape, budget.tokens),
+            matmul_flops=treated.training_flops(self.shape, budget.tokens, 0),
+            flops_formula=treated.formula,
+            teacher_flops=evaluation_flops(teacher.shape, budget.tokens, length) if teacher else None,
         )
 
 
 class _Logger:
     """Decides when to log, computes speeds, and looks at every loss once for divergence."""
 
-    def __init__(self, budget: Budget, period: float, on_log: Callable[[StepLog], None]) -> None:
+    def __init__(self, budget: Budget, period: float, on_log: Callable[[StepLog], None], first: int = 0) -> None:
         self._budget, self._period, self._on_log = budget, period, on_log
         self._begin = self._last = time.monotonic()
-        self._last_tokens = self._checked = 0
+        self._last_tokens, self._checked = first * budget.step_tokens, first
 
     def due(self, now: float) -> bool:
         return now - self._last >= self._period
@@ -271,7 +365,7 @@ def open_session(
     check_budget(data, spec, tokens)
     configure_process(spec, device)
     start, target = time.monotonic(), torch.device(device)
-    setup = set_up(spec, data.vocab_size, seed, target)
+    setup = set_up(spec, data.vocab_size, seed, target, open_given(spec, data, device))
     if device == "cuda":
         torch.cuda.synchronize()
     built = time.monotonic()

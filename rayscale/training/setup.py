@@ -20,6 +20,8 @@ from rayscale.training.memory import MemoryNeed, RowChoice, choose_rows, correct
 from rayscale.training.model import BuiltModel, build_model
 from rayscale.training.optim import build_optimizer
 from rayscale.training.peaks import Peak, known_peak
+from rayscale.training.treatments.applying import Treated, treat_model
+from rayscale.training.treatments.teachers import Given, check_vocabulary
 
 if TYPE_CHECKING:
     import torch
@@ -40,6 +42,8 @@ class Setup:
         compile: Whether blocks are compiled.
         cache_key: Key of the compiler's cache; None without compilation.
         peak: What MFU is a share of; None if unknown.
+        treated: What pruning and adapters did to the model.
+        pretrain: What the weights that training starts from took; None where the sweep did not train them.
     """
 
     engine: Engine
@@ -50,6 +54,8 @@ class Setup:
     compile: CompileChoice
     cache_key: str | None
     peak: Peak | None
+    treated: Treated
+    pretrain: dict[str, Any] | None = None
 
     def settings(self) -> dict[str, Any]:
         """Write the choices down for the record.
@@ -66,6 +72,9 @@ class Setup:
             "memory_bytes": None if self.need is None else self.need.total(self.rows.rows),
             "memory_peak_bytes": _peak_bytes(self.engine.device),
             "compile": compile_facts(self.compile, self.cache_key),
+            "pretrain": self.pretrain,
+            "treatment": self.treated.facts(),
+            "teacher": self.engine.teacher.facts if self.engine.teacher else None,
         }
 
 
@@ -92,7 +101,7 @@ def configure_process(spec: SweepSpec, device: str) -> None:
     torch.backends.cudnn.benchmark = False
 
 
-def set_up(spec: SweepSpec, vocab_size: int, seed: int, device: torch.device) -> Setup:
+def set_up(spec: SweepSpec, vocab_size: int, seed: int, device: torch.device, given: Given | None = None) -> Setup:
     """Build what trains.
 
     Args:
@@ -100,6 +109,7 @@ def set_up(spec: SweepSpec, vocab_size: int, seed: int, device: torch.device) ->
         vocab_size: Vocabulary of the data.
         seed: Seed of random weights.
         device: Where it runs.
+        given: Models that were there before: weights to start from, a teacher; None: neither.
 
     Returns:
         The setup.
@@ -110,20 +120,25 @@ def set_up(spec: SweepSpec, vocab_size: int, seed: int, device: torch.device) ->
     """
     import torch
 
+    given = given or Given()
+    spec, teacher = given.starting(spec), given.teacher
     built = build_model(spec, vocab_size, seed, device.type)
+    if teacher is not None:
+        check_vocabulary(teacher, built.module)
     shape, precision = shape_from_model(built.module), _precision(spec, device.type)
+    treated = treat_model(spec, built.module, seed)
     keep_angles(built.module)
     split = split_model(built.module)
     optimizer = build_optimizer(built.module, spec.train)
     path = choose_loss(split, device.type)
-    engine = Engine(built.module, optimizer, device, precision, spec.train.grad_clip, split, path)
+    engine = Engine(built.module, optimizer, device, precision, spec.train.grad_clip, split, path, None, teacher)
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else None
     peak = known_peak(name, precision, spec.train.peak_tflops)
     choice = choose_compile(spec, shape, device.type, peak.tflops if peak else None)
     key = use_shared_cache(name) if choice.on else None
     need, rows = _fit(spec, built, shape, engine)
     engine = replace(engine, expected_bytes=None if need is None else need.total(rows.rows))
-    return Setup(engine, built, shape, rows, need, choice, key, peak)
+    return Setup(engine, built, shape, rows, need, choice, key, peak, treated, given.start_facts)
 
 
 def _precision(spec: SweepSpec, device: str) -> str:
@@ -140,6 +155,8 @@ def _fit(spec: SweepSpec, built: BuiltModel, shape: ModelShape, engine: Engine) 
 
     cuda = engine.device.type == "cuda"
     need = spec_need(spec, built.module.config.to_dict(), shape, engine.precision, cuda=cuda)
+    if need is not None and engine.teacher is not None:
+        need = replace(need, context=need.context + sum(p.nbytes for p in engine.teacher.model.parameters()))
     limit = memory_limit(torch.cuda.get_device_properties(engine.device).total_memory if cuda else None)
     if need is not None and cuda and spec.train.micro_batch_size == "auto":
         need = corrected(need, probe_peak(engine, spec.data.sequence_length), 1)

@@ -280,3 +280,5 @@ def test_rates_of_a_sweep_file_keep_source_and_year() -> None:
     assert any("no CO2e for ?" in note for note in rates.notes())
     with pytest.raises(ValueError, match="either `g_per_kwh`"):
         ReportSpec.model_validate({"regions": [{"name": "x"}]})
+    with pytest.raises(ValueError, match="a different name"):
+        ReportSpec.model_validate({"country": "DE", "regions": [{"name": "DE", "g_per_kwh": 1.0}]})

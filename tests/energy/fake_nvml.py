@@ -24,6 +24,10 @@ class Clock:
         self.now += seconds
 
 
+SCOPED = frozenset({83, 185, 186})
+"""The fields that exist in more than one scope."""
+
+
 class NVMLError(Exception):
     def __init__(self, value: int) -> None:
         super().__init__(f"NVML error {value}")
@@ -67,6 +71,8 @@ class FakeGpu:
     """Names of functions and numbers of fields that answer with an error."""
     code: int = 3
     """The error's number."""
+    scope: int = 0
+    """The scope in which the fields of power and energy are told."""
     counter_offset_j: float = 0.0
     counter_frozen_at: float | None = None
 
@@ -130,6 +136,7 @@ class FakeNvml:
     NVML_FI_DEV_CLOCKS_EVENT_REASON_SW_THERM_SLOWDOWN = 269
     NVML_FI_DEV_PERF_POLICY_POWER, NVML_FI_DEV_PERF_POLICY_THERMAL = 74, 75
     NVML_TOTAL_POWER_SAMPLES = 0
+    NVML_POWER_SCOPE_GPU, NVML_POWER_SCOPE_MODULE = 0, 1
     NVML_TEMPERATURE_GPU, NVML_CLOCK_SM, NVML_CLOCK_MEM = 0, 1, 2
     NVML_MEMORY_ERROR_TYPE_UNCORRECTED, NVML_VOLATILE_ECC = 1, 0
     nvmlClocksEventReasonSwPowerCap = 0x4  # noqa: N815
@@ -270,7 +277,8 @@ class FakeNvml:
         for asked in fields:
             number, scope = asked if isinstance(asked, tuple) else (asked, 0)
             kind, member, value = kinds.get(number, (1, "uiVal", int))
-            status = gpu.error(number, now) or (self.NVML_SUCCESS if number in kinds and not scope else 3)
+            there = number in kinds and scope == (gpu.scope if number in SCOPED else 0)
+            status = gpu.error(number, now) or (self.NVML_SUCCESS if there else 3)
             union = SimpleNamespace(**{member: value() if status == 0 else 0})
             stamp = round(1e6 * (now + self.wall_ahead))
             answers.append(SimpleNamespace(nvmlReturn=status, valueType=kind, value=union, timestamp=stamp))

@@ -15,6 +15,7 @@ import pytest
 from energy_traces import meta, sampled
 from fake_nvml import Clock, FakeGpu, FakeNvml
 from fault_bench import START, Outcome, attempt, during, gpu
+from fault_loss import lost
 from fault_rapl import RANGE_UJ, rapl
 from native_trial import job_of, outcome_of
 from simgpu import CallFault
@@ -83,6 +84,12 @@ def _judged(trace: Trace, start: float, end: float, stats: SamplerStats | None) 
     phases = [Phase(name="train", start=start, end=end)]
     result = energy_result(trace, phases, _ESTIMATED, stats)
     return Outcome(result, judge(trace, phases, result, _ESTIMATED, stats))
+
+
+def _replaced(directory: Path, how: str) -> Outcome:
+    """A sampler of the C library's GPU is lost, and a slot's watch replaces it."""
+    record, truth_j = lost(how, directory)
+    return Outcome(record.energy, record.quality, truth_j)
 
 
 def full_disk(directory: Path) -> Outcome:
@@ -184,6 +191,7 @@ CASES = (
     ),
     Case("NVML: no permission for the energy counter", lambda _: attempt(gpu(faults=_no_counter(4)))),
     Case("NVML: averaged power not supported (older GPU)", lambda _: attempt(gpu("V100"))),
+    Case("NVML: not supported for the GPU alone, but for its module (Grace Hopper)", lambda _: attempt(gpu(scope=1))),
     Case(
         "NVML: function not found (old driver: no field query)",
         lambda _: failing("nvmlDeviceGetFieldValues", 13, during(-9.0, 9.0)),
@@ -256,6 +264,16 @@ CASES = (
         lambda path: _interrupted(path, [signal.SIGSTOP, signal.SIGCONT], 3.0),
         ("coverage",),
         "marked",
+    ),
+    Case(
+        "sampler killed (kill -9) and replaced",
+        lambda path: _replaced(path, "SIGKILL"),
+        ("sampler_restarted", "coverage"),
+    ),
+    Case(
+        "sampler stopped for 3 s (SIGSTOP), given up and replaced",
+        lambda path: _replaced(path, "SIGSTOP"),
+        ("sampler_restarted", "coverage"),
     ),
     Case(
         "no polls for 3 s, the driver keeps samples",

@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -55,26 +56,31 @@ def measure(
     script: Path,
     directory: Path,
     *lines: str,
-    disturb: Callable[[SamplerProcess], SamplerProcess] = lambda sampler: sampler,
-    notes: tuple[Reason, ...] = (),
+    disturb: Callable[[Any], Any] = lambda sampler: sampler,
+    sampler: Any = None,
+    notes: Sequence[Reason] = (),
+    seconds: tuple[float, float] = (0.8, 0.8),
 ) -> Measured:
-    """Sample an idle phase at 60 W and a training at 300 W for 0.8 s, then 500 W for 0.8 s.
+    """Sample an idle phase at 60 W and a training at 300 W, then 500 W.
 
     Args:
         script: What the library reads; it must be named in the environment.
         directory: The attempt's.
         *lines: Further statements; `{begin}`, `{middle}` and `{end}` are those of the load.
         disturb: What happens to the sampler at `middle`; returns the one that samples from then on.
-        notes: Reasons that a slot would add.
+        sampler: What samples at first; None: a `SamplerProcess`.
+        notes: Reasons that a slot adds.
+        seconds: How long the training is at 300 W, and at 500 W.
     """
-    always = [line for line in lines if line.startswith(("process", "ring"))]
+    always = [line for line in lines if line.startswith(("process", "ring", "scope")) or line.endswith(" 0 inf")]
     script.write_text(HEAD + "\n".join(always) + "\n")
-    sampler = SamplerProcess(ENERGY, UUID, os.getpid(), directory)
+    sampler = sampler or SamplerProcess(ENERGY, UUID, os.getpid(), directory)
     sampler.start()
     begin = time.monotonic() + 0.7
-    changes = ((begin, 300.0), (begin + 0.8, 500.0), (begin + 1.6, 60.0))
+    middle, end = begin + seconds[0], begin + sum(seconds)
+    changes = ((begin, 300.0), (middle, 500.0), (end, 60.0))
     statements = [*(f"power {at} {watts}" for at, watts in changes), *lines]
-    text = HEAD + "\n".join(statements).format(begin=begin, middle=begin + 0.8, end=begin + 1.6)
+    text = HEAD + "\n".join(statements).format(begin=begin, middle=middle, end=end)
     script.with_suffix(".next").write_text(text + "\n")
     script.with_suffix(".next").replace(script)
     with (directory / "log.jsonl").open("w", encoding="utf-8") as file:
@@ -82,15 +88,15 @@ def measure(
         with log.phase("idle"):
             _sleep_until(begin - 0.35)
         with log.phase("train"):  # its ring waits for two ticks first
-            _sleep_until(begin + 0.8)
+            _sleep_until(middle)
             sampler = disturb(sampler)
-            _sleep_until(begin + 1.6)
+            _sleep_until(end)
         with log.phase("eval"):
             time.sleep(0.6)
     stats = sampler.stop()
     record = assemble_record(job_of(directory), outcome_of(log.phases), stats, list(notes))
-    start, end = next((phase.start, phase.end) for phase in log.phases if phase.name == "train")
-    edges = np.clip([start, *(at for at, _ in changes), end], start, end)
+    train = next(phase for phase in log.phases if phase.name == "train")
+    edges = np.clip([train.start, *(at for at, _ in changes), train.end], train.start, train.end)
     truth = float(np.dot(np.diff(edges), [60.0, *(watts for _, watts in changes)]))
     return Measured(Record.from_json(record.to_json()), _trace(directory), stats, truth)
 

@@ -105,6 +105,8 @@ class SimGpu:
     """How many power samples the driver keeps, one per 0.1 s; 0: it keeps none."""
     frozen: tuple[float, float] = (np.inf, np.inf)
     """From, to: field queries go on to succeed, with the values and time stamps of the beginning."""
+    scope: int = 0
+    """The scope in which power and energy are told; 1 (module): the calls that know no scopes are not there."""
     counter_tick_s: float = 0.1
     counter_reset_at: float = np.inf
     counter_stale_from: float = np.inf
@@ -191,6 +193,7 @@ class SimGpu:
 
     def error(self, name: str | int, t: float) -> int | None:
         absent = (name == 185 and self.profile.average is None) or (name == 186 and self.profile.instant is None)
+        absent |= bool(self.scope) and name in ("nvmlDeviceGetPowerUsage", "nvmlDeviceGetTotalEnergyConsumption")
         hits = (fault.code for fault in self.faults if fault.name in (name, "*") and fault.start <= t < fault.end)
         return 3 if absent else next(hits, None)
 

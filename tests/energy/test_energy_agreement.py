@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,14 +13,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from simgpu import PROFILES, Load, SimGpu
 
-from rayscale.energy.agreement import LEAST_SHARE, compare
+from rayscale.energy.agreement import compare
 from rayscale.energy.integrate import choose_estimate, integrate_window, power_steps
 
 SECONDS = 20.0
 
 
 def attempt_with_gap(
-    gap: tuple[float, float], *, change: float, low: float, high: float, profile: str = "H100", counter_gain: float = 1.0
+    gap: tuple[float, float],
+    *,
+    change: float,
+    low: float,
+    high: float,
+    profile: str = "H100",
+    counter_gain: float = 1.0,
 ) -> Outcome:
     """20 s at two levels of power; nobody polls for a while. All times from the start of the phase."""
     edges = START + np.array([-1000.0, 0.0, change, SECONDS - 0.5, SECONDS])
@@ -36,7 +43,7 @@ def disagreement(outcome: Outcome) -> str | None:
 @pytest.mark.parametrize("profile", PROFILES)
 def test_a_gap_in_which_the_power_changes_is_a_gap_and_no_disagreement(profile: str) -> None:
     outcome = attempt_with_gap((8.0, 11.0), change=8.1, low=150.0, high=650.0, profile=profile)
-    assert outcome.codes == {"coverage"}
+    assert outcome.codes - {"unavailable"} == {"coverage"}  # the driver keeps no samples to fill the gap
     assert outcome.quality is not None
     assert outcome.quality.verdict == "suspect"
     assert outcome.energy_is_right
@@ -92,7 +99,7 @@ def test_without_a_change_all_parts_agree_exactly(holes: list[float], end: float
     assert 0.0 < seen.seconds <= end + 1e-9
     for energy in (seen.counter_j, seen.integral_j):
         assert energy is None or energy == pytest.approx(200.0 * seen.seconds)
-    if window.covered_s == pytest.approx(end):
+    if not holes:
         assert seen.seconds == pytest.approx(end)
 
 
@@ -103,20 +110,14 @@ def test_where_little_is_left_the_gaps_are_allowed_for() -> None:
         for index, row in enumerate(sampled(lambda t: 200.0 if t < 9.95 else 400.0, 20.0, counter=True))
         if index % 10 < 5
     ]
-    trace = trace_of([row if round(10 * row.t) % 10 == 0 else _without_counter(row) for row in rows])
+    trace = trace_of([row if round(10 * row.t) % 10 == 0 else replace(row, energy_j=None) for row in rows])
     window = integrate_window(trace, 0.0, 20.0)
     power = power_steps(trace)
     assert power is not None
-    assert window.compared.seconds == pytest.approx(20.0) > LEAST_SHARE
+    assert window.compared.seconds == pytest.approx(20.0)
     assert window.compared.slack_j == pytest.approx(power.gap_bound(0.0, 20.0))
     assert window.compared.slack_j > 0
     assert choose_estimate(trace, [window]) == "counter"
-
-
-def _without_counter(row):
-    from dataclasses import replace
-
-    return replace(row, energy_j=None)
 
 
 def test_nothing_is_compared_without_estimates() -> None:

@@ -16,6 +16,8 @@ import native_nvml
 import pytest
 from native_trial import Measured, killed, measure, stopped
 
+from rayscale.energy.punctual import real_time_allowed
+from rayscale.energy.sampler import SamplerStats
 from rayscale.record import Reason
 
 
@@ -40,6 +42,8 @@ def test_real_binding_measures_the_scripted_gpu(measured) -> None:
     energy, train = run.record.energy, run.train
     assert run.trace.meta.device_name == "Simulated-H100"
     assert (energy.source, run.stats.errors) == ("nvml", 0)
+    assert energy.sampler["real_time"] is real_time_allowed()  # the sampler's process is a child of this one
+    assert SamplerStats.from_record(energy.sampler) == run.stats
     assert train.counter_j == pytest.approx(run.truth_j, rel=0.05)  # the ticks make the counter this sharp
     assert train.instant_j == pytest.approx(run.truth_j, rel=0.1)
     assert train.integral_j == pytest.approx(run.truth_j, rel=0.25)  # a 1-s average of 1.6 s
@@ -70,6 +74,38 @@ def test_everything_wrong_at_once_is_named(measured) -> None:
     assert run.train.thermal_share == pytest.approx(1.6 / 1.75, abs=0.1)
     assert run.record.energy.method.startswith("integral of power; ")
     assert run.train.energy_j == pytest.approx(run.truth_j, rel=0.25)
+
+
+def test_power_that_cannot_be_is_refused_and_named(measured) -> None:
+    run = measured("shows 0 {begin} {middle}", "shows 60000 {middle} {end}", "ecc {middle} 2", "policy {middle} 1410")
+    assert {"nvml_errors", "ecc_errors", "clock_policy_changed"} <= run.codes
+    words = run.words["nvml_errors"]
+    assert "averaged power: value 0" in words
+    assert "instantaneous power: value 0" in words
+    assert "averaged power: implausible 6e+04 W" in words
+    assert run.words["ecc_errors"].startswith("2 uncorrected")
+    assert run.record.energy.method.startswith("counter; ")
+    assert run.error_j <= run.train.bound_j
+    assert (run.train.integral_j, run.train.instant_j) == (None, None)
+
+
+def test_old_answers_are_no_answers(measured) -> None:
+    """The driver repeats what it said half a minute ago, without an error; only the time stamps tell."""
+    run = measured("old 30 {begin} {end}")
+    for what in ("averaged power", "instantaneous power"):
+        assert f"{what}: STALE" in run.words["nvml_errors"]
+    assert "coverage" in run.codes
+    assert run.train.integral_j is None
+    assert run.train.counter_j == pytest.approx(run.truth_j, rel=0.05)
+    assert run.error_j <= run.train.bound_j
+
+
+def test_the_module_is_taken_where_the_gpu_is_not_told_alone(measured) -> None:
+    old = [f"error {name} 3 0 inf" for name in ("nvmlDeviceGetPowerUsage", "nvmlDeviceGetTotalEnergyConsumption")]
+    run = measured(*old, *(f"scope {field} 1" for field in (83, 185, 186)))
+    assert "scope MODULE" in run.record.energy.method
+    assert run.train.instant_j == pytest.approx(run.truth_j, rel=0.1)
+    assert run.error_j <= run.train.bound_j
 
 
 def test_driver_that_does_not_come_back_leaves_no_number(measured) -> None:
@@ -130,3 +166,4 @@ def test_gpus_are_listed_through_the_real_binding(library: Path, tmp_path: Path)
     assert "refused: GPU-bb is in MIG mode" in listed(library, two + "mig 1\n", tmp_path)
     assert "GPU 0 does not answer NVML" in listed(library, "gpu GPU-aa S 9\nerror * 15 0 inf\n", tmp_path)
     assert json.loads(listed(library, "", tmp_path)) == []
+    assert "refused: NVML does not start" in listed(library, "init 18\n" + two, tmp_path)

@@ -216,6 +216,27 @@ def test_missing_quantities_fall_back_and_are_told(failing: set[str | int], word
     assert (reading.energy_j is None) == ("energy counter" not in reader.method)
 
 
+def test_the_module_speaks_only_where_the_gpu_does_not() -> None:
+    old = {"nvmlDeviceGetPowerUsage", "nvmlDeviceGetTotalEnergyConsumption"}
+    for scope, failing, words, told in (
+        (0, set(), "scope GPU", (300.0, 300.0, True)),
+        (1, old, "scope MODULE (the GPU is not told apart from the CPU", (300.0, 300.0, True)),
+        # two scopes cannot check each other: what the GPU tells is taken, however little it is
+        (1, old - {"nvmlDeviceGetPowerUsage"}, "scope GPU", (300.0, None, False)),
+        (1, old - {"nvmlDeviceGetTotalEnergyConsumption"}, "scope GPU", (None, None, True)),
+        (0, old | {185, 186}, "scope GPU", (None, None, True)),
+    ):
+        gpu = FakeGpu("GPU-x", signal=lambda t: 300.0, scope=scope, failing=set(failing))
+        clock = Clock()
+        reader = NvmlReader("GPU-x", nvml=FakeNvml(gpu, clock=clock), clock=clock, sleep=clock.advance)
+        assert words in reader.method
+        reading = reader.read_edge()
+        assert (reading.power_w, reading.instant_w, reading.energy_j is not None) == told
+        assert len(reader.read_ticks(reading)) == (2 if reading.energy_j is not None else 0)
+    with pytest.raises(EnvironmentUnusableError, match="neither power nor energy"):
+        NvmlReader("GPU-x", nvml=FakeNvml(FakeGpu("GPU-x", scope=2, failing=set(old))))
+
+
 def test_no_failure_becomes_a_zero() -> None:
     gpu = FakeGpu("GPU-x")
     reader = NvmlReader("GPU-x", nvml=FakeNvml(gpu))

@@ -84,18 +84,41 @@ def test_thresholds_are_those_of_the_sweep_file() -> None:
     hot = [dataclasses.replace(row, throttle="HwThermalSlowdown" if 20 < row.t < 21 else "") for row in rows()]
     limits = [dataclasses.replace(row, power_limit_w=700.0 if row.t < 20 else 690.0) for row in rows()]
     gap = [row for row in rows() if not 20 < row.t < 23]
+    stale = [dataclasses.replace(row, energy_j=min(row.energy_j or 0.0, 8000.0)) for row in rows()]
     cases: list[tuple[str, list[Reading], dict[str, float]]] = [
         ("sampler_errors", failed, {"max_failed_polls": 0.5}),
         ("throttled", hot, {"max_throttled": 0.5}),
         ("limit_changed", limits, {"max_limit_change": 0.05}),
         ("coverage", gap, {"min_coverage": 0.5}),
         ("disagreement", rows(1.05), {"suspect_disagreement": 0.5}),
+        ("counter_stale", stale, {"max_standstill": 30.0}),
     ]
     for code, made, allowed in cases:
         trace = trace_of(made)
         for spec, flagged in ((EnergySpec(), True), (EnergySpec.model_validate(allowed), False)):
             found = codes(judge(trace, PHASES, energy_result(trace, PHASES, spec), spec, None))
             assert (code in found) == flagged, code
+
+
+def test_which_counter_is_believed_is_a_setting() -> None:
+    """The energy is the counter's while it is near the integral and moves; both limits are the sweep file's."""
+    slow = [dataclasses.replace(row, energy_j=300.0 * (row.t // 1.5) * 1.5 + 1.0) for row in rows()]
+    cases: list[tuple[list[Reading], dict[str, float | str], str]] = [
+        (rows(1.15), {}, "integral of power"),
+        (rows(1.15), {"max_counter_deviation": 0.2}, "counter"),
+        (rows(1.05), {}, "counter"),
+        (rows(1.05), {"max_counter_deviation": 0.01}, "integral of power"),
+        (slow, {}, "integral of power"),
+        (slow, {"max_standstill": "2s"}, "counter"),
+        (rows(), {"max_standstill": "50ms"}, "counter"),
+    ]
+    for made, settings, method in cases:
+        spec = EnergySpec.model_validate(settings)
+        trace = trace_of(made)
+        result = energy_result(trace, PHASES, spec)
+        assert result.method.startswith(method), settings
+        assert ("counter_stale" in codes(judge(trace, PHASES, result, spec, None))) == (made is slow and not settings)
+    assert EnergySpec().model_dump(exclude_defaults=True) == {}
 
 
 def test_net_energy_takes_plain_idle_without_context_and_is_never_floored() -> None:

@@ -13,7 +13,7 @@ from ray.tune.search import Searcher
 
 from rayscale.design import Plan, plan_sweep
 from rayscale.specfile import parse_spec
-from rayscale.sweep.devices import SlotDevice
+from rayscale.sweep.devices import FixedFleet, SlotDevice
 from rayscale.sweep.searcher import POSTPONED, BlockSearcher
 
 SPEC = """\
@@ -28,8 +28,8 @@ def make_plan(levels: int, repetitions: int) -> Plan:
     return plan_sweep(parse_spec(SPEC.format(levels=list(range(1, levels + 1)), repetitions=repetitions), "x.yaml"))
 
 
-def slots(count: int) -> list[SlotDevice]:
-    return [SlotDevice(f"cpu:{index}", None, f"CPU {index}") for index in range(count)]
+def slots(count: int) -> FixedFleet:
+    return FixedFleet(tuple(SlotDevice(f"cpu:{index}", None, f"CPU {index}") for index in range(count)))
 
 
 def simulate(
@@ -53,12 +53,17 @@ def simulate(
                 break
             out[config["device"]].append((f"t{counter}", config))
             counter += 1
+            if len(out[config["device"]]) == 1:
+                searcher.attempt_started(f"t{counter - 1}")
         assert all(len(queue) <= 2 for queue in out.values())
         busy = [name for name, queue in out.items() if queue]
         if not busy:
             assert finished
             return ended
-        trial_id, config = out[rng.choice(busy)].pop(0)
+        queue = out[rng.choice(busy)]
+        trial_id, config = queue.pop(0)
+        for waiting, _ in queue:
+            searcher.attempt_started(waiting)
         key = config["trial_key"]
         if config["after"] in cut_off:
             cut_off.remove(config["after"])

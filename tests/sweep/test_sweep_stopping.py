@@ -17,7 +17,7 @@ from rayscale.analysis.run import analyze_records, to_json
 from rayscale.design import Plan, Trial, plan_sweep
 from rayscale.errors import InputError
 from rayscale.ledger import Failure, Ledger
-from rayscale.sweep.devices import SlotDevice
+from rayscale.sweep.devices import FixedFleet, SlotDevice
 from rayscale.sweep.runner import run_sweep
 from rayscale.sweep.searcher import BlockSearcher
 from rayscale.sweep.stopping import NeverStopping, SequentialStopping, open_stopping
@@ -52,7 +52,7 @@ def drive(plan: Plan, ledger: Ledger, value, slots: int = 1, bad: tuple[str, ...
     todo = tuple(trial for trial in plan.trials if trial.trial_key not in done)
     stopping = open_stopping(plan, ledger, said.append)
     ledger.write_plan(plan, {}, stopping.planned)
-    devices = [SlotDevice(f"cpu:{index}", None, f"CPU {index}") for index in range(slots)]
+    devices = FixedFleet(tuple(SlotDevice(f"cpu:{index}", None, f"CPU {index}") for index in range(slots)))
     searcher = BlockSearcher(Plan(plan.spec, todo).blocks(), devices, 1, stopping)
     trials = {trial.trial_key: trial for trial in plan.trials}
     out: list[tuple[str, str]] = []

@@ -11,6 +11,13 @@
      error NAME|FIELD CODE FROM TO      a call, or an entry of a field query, answers with an error
      mig 1
      ring SECONDS                       the driver keeps power samples of its own, one per 0.1 s, for so long
+     policy T MHZ                       application clock from T on
+     ecc T COUNT                        uncorrected memory errors so far, from T on
+     shows WATTS FROM TO                what all power sensors show instead of the truth (0, -5, 60000, ...)
+     old AGE FROM TO                    field queries answer with the values and time stamps of AGE seconds ago
+     scope FIELD SCOPE                  the field exists in this scope only (1: module); without it in scope 0 (GPU)
+
+   and before the first `gpu`: init CODE  NVML does not start, with this error.
 
    -DWITHOUT_FIELDS leaves nvmlDeviceGetFieldValues out: the binding then says FunctionNotFound. */
 
@@ -31,9 +38,9 @@ typedef struct {
     char uuid[96], name[96];
     unsigned architecture, mig;
     double reset, stale, ring;
-    change_t power[MAX_LINES], limit[MAX_LINES];
-    span_t error[MAX_LINES], process[MAX_LINES], reasons[MAX_LINES];
-    int powers, limits, errors, processes, reasonses;
+    change_t power[MAX_LINES], limit[MAX_LINES], policy[MAX_LINES], ecc[MAX_LINES], scope[MAX_LINES];
+    span_t error[MAX_LINES], process[MAX_LINES], reasons[MAX_LINES], shows[MAX_LINES], old[MAX_LINES];
+    int powers, limits, policies, eccs, scopes, errors, processes, reasonses, showses, olds;
 } gpu_t;
 typedef struct { unsigned fieldId, scopeId; long long timestamp, latencyUsec; unsigned valueType, nvmlReturn;
     union { double dVal; unsigned uiVal; unsigned long long ullVal; } value; } field_t;
@@ -45,6 +52,7 @@ typedef struct { unsigned long long total, free, used; } memory_t;
 
 static gpu_t gpus[MAX_GPUS];
 static int gpu_count, is_open;
+static unsigned init_error;
 static ino_t script;
 
 static int refresh(void);
@@ -55,9 +63,32 @@ static double now(void) {
     return t.tv_sec + 1e-9 * t.tv_nsec;
 }
 
+static void read_change(const char *line, change_t *changes, int *count) {
+    change_t *c = &changes[*count];
+    if (*count < MAX_LINES) *count += sscanf(line, "%*s %lf %lf", &c->at, &c->value) == 2;
+}
+
+static void read_span(const char *line, span_t *spans, int *count) {
+    span_t *s = &spans[*count];
+    if (*count < MAX_LINES) *count += sscanf(line, "%*s %li %lf %lf", &s->code, &s->from, &s->to) == 3;
+}
+
+static double held(const change_t *changes, int count, double t, double before) {
+    for (int i = 0; i < count && changes[i].at <= t; i++) before = changes[i].value;
+    return before;
+}
+
+static int covers(const span_t *spans, int count, double t, long *code) {
+    for (int i = 0; i < count; i++)
+        if (spans[i].from <= t && t < spans[i].to) {
+            *code = spans[i].code;
+            return 1;
+        }
+    return 0;
+}
+
 static void read_line(char *line) {
     char word[32], a[96], b[96];
-    double x = 0, y = 0;
     unsigned number = 0;
     gpu_t *g = gpu_count ? &gpus[gpu_count - 1] : NULL;
     if (sscanf(line, "gpu %95s %95s %u", a, b, &number) == 3 && gpu_count < MAX_GPUS) {
@@ -67,12 +98,20 @@ static void read_line(char *line) {
         strcpy(g->name, b);
         g->architecture = number;
         g->reset = g->stale = INFINITY;
+    } else if (sscanf(line, "init %u", &number) == 1) {
+        init_error = number;
     } else if (!g || sscanf(line, "%31s", word) != 1) {
         return;
-    } else if (!strcmp(word, "power") && g->powers < MAX_LINES && sscanf(line, "%*s %lf %lf", &x, &y) == 2) {
-        g->power[g->powers++] = (change_t){x, y};
-    } else if (!strcmp(word, "limit") && g->limits < MAX_LINES && sscanf(line, "%*s %lf %lf", &x, &y) == 2) {
-        g->limit[g->limits++] = (change_t){x, y};
+    } else if (!strcmp(word, "power")) {
+        read_change(line, g->power, &g->powers);
+    } else if (!strcmp(word, "limit")) {
+        read_change(line, g->limit, &g->limits);
+    } else if (!strcmp(word, "policy")) {
+        read_change(line, g->policy, &g->policies);
+    } else if (!strcmp(word, "ecc")) {
+        read_change(line, g->ecc, &g->eccs);
+    } else if (!strcmp(word, "scope")) {
+        read_change(line, g->scope, &g->scopes);
     } else if (!strcmp(word, "reset")) {
         sscanf(line, "%*s %lf", &g->reset);
     } else if (!strcmp(word, "stale")) {
@@ -84,12 +123,14 @@ static void read_line(char *line) {
     } else if (!strcmp(word, "error") && g->errors < MAX_LINES) {
         span_t *e = &g->error[g->errors];
         g->errors += sscanf(line, "%*s %63s %ld %lf %lf", e->name, &e->code, &e->from, &e->to) == 4;
-    } else if (!strcmp(word, "process") && g->processes < MAX_LINES) {
-        span_t *p = &g->process[g->processes];
-        g->processes += sscanf(line, "%*s %ld %lf %lf", &p->code, &p->from, &p->to) == 3;
-    } else if (!strcmp(word, "reasons") && g->reasonses < MAX_LINES) {
-        span_t *r = &g->reasons[g->reasonses];
-        g->reasonses += sscanf(line, "%*s %li %lf %lf", &r->code, &r->from, &r->to) == 3;
+    } else if (!strcmp(word, "process")) {
+        read_span(line, g->process, &g->processes);
+    } else if (!strcmp(word, "reasons")) {
+        read_span(line, g->reasons, &g->reasonses);
+    } else if (!strcmp(word, "shows")) {
+        read_span(line, g->shows, &g->showses);
+    } else if (!strcmp(word, "old")) {
+        read_span(line, g->old, &g->olds);
     }
 }
 
@@ -117,13 +158,18 @@ static double energy(const gpu_t *g, double t) { /* J since the first power line
 static double ticked(double t) { return floor(t / TICK) * TICK; }
 static double mean_to(const gpu_t *g, double end, double window) { return (energy(g, end) - energy(g, end - window)) / window; }
 static double mean(const gpu_t *g, double window) { return mean_to(g, ticked(now()), window); }
+static unsigned shown_mw(const gpu_t *g, double t, double window) {
+    long instead;
+    double watts = covers(g->shows, g->showses, t, &instead) ? (double)instead : mean_to(g, ticked(t), window);
+    return (unsigned)(int)(1000 * watts); /* a negative value shows as the huge one that its bits mean */
+}
 static double wall_ahead(void) { /* of the monotonic clock */
     struct timespec t;
     clock_gettime(CLOCK_REALTIME, &t);
     return t.tv_sec + 1e-9 * t.tv_nsec - now();
 }
-static unsigned long long counter(const gpu_t *g) {
-    double t = fmin(now(), g->stale), at = ticked(t);
+static unsigned long long counter(const gpu_t *g, double t) {
+    double at = ticked(fmin(t, g->stale));
     return (unsigned long long)(1000 * (energy(g, at) - (at >= g->reset ? energy(g, g->reset) : -1)));
 }
 static unsigned long long heat_ns(const gpu_t *g) {
@@ -143,6 +189,7 @@ static int refresh(void) { /* whether there is a script; handles stay valid, sin
     if (!(file = fopen(path, "r"))) return 0;
     script = about.st_ino;
     gpu_count = 0;
+    init_error = 0;
     while (fgets(line, sizeof line, file)) read_line(line);
     fclose(file);
     return 1;
@@ -150,8 +197,8 @@ static int refresh(void) { /* whether there is a script; handles stay valid, sin
 
 unsigned nvmlInitWithFlags(unsigned flags) {
     (void)flags;
-    is_open = refresh();
-    return is_open ? 0 : 9; /* DRIVER_NOT_LOADED */
+    is_open = refresh() && !init_error;
+    return is_open ? 0 : init_error ? init_error : 9; /* DRIVER_NOT_LOADED */
 }
 unsigned nvmlInit_v2(void) { return nvmlInitWithFlags(0); }
 unsigned nvmlShutdown(void) { return is_open ? 0 : 1; }
@@ -181,12 +228,12 @@ unsigned nvmlDeviceGetArchitecture(gpu_t *g, unsigned *out) { *out = g->architec
 unsigned nvmlDeviceGetPersistenceMode(gpu_t *g, unsigned *out) { (void)g; *out = 1; return 0; }
 unsigned nvmlDeviceGetPowerUsage(gpu_t *g, unsigned *mw) {
     ASK(g, "nvmlDeviceGetPowerUsage");
-    *mw = (unsigned)(1000 * mean(g, 1.0));
+    *mw = shown_mw(g, now(), 1.0);
     return 0;
 }
 unsigned nvmlDeviceGetTotalEnergyConsumption(gpu_t *g, unsigned long long *mj) {
     ASK(g, "nvmlDeviceGetTotalEnergyConsumption");
-    *mj = counter(g);
+    *mj = counter(g, now());
     return 0;
 }
 unsigned nvmlDeviceGetTemperatureV(gpu_t *g, temperature_t *out) {
@@ -202,20 +249,18 @@ unsigned nvmlDeviceGetClockInfo(gpu_t *g, unsigned kind, unsigned *mhz) {
 unsigned nvmlDeviceGetApplicationsClock(gpu_t *g, unsigned kind, unsigned *mhz) {
     (void)kind;
     ASK(g, "nvmlDeviceGetApplicationsClock");
-    *mhz = 1980;
+    *mhz = (unsigned)held(g->policy, g->policies, now(), 1980);
     return 0;
 }
 unsigned nvmlDeviceGetEnforcedPowerLimit(gpu_t *g, unsigned *mw) {
-    double t = now(), watts = 700;
     ASK(g, "nvmlDeviceGetEnforcedPowerLimit");
-    for (int i = 0; i < g->limits && g->limit[i].at <= t; i++) watts = g->limit[i].value;
-    *mw = (unsigned)(1000 * watts);
+    *mw = (unsigned)(1000 * held(g->limit, g->limits, now(), 700));
     return 0;
 }
 unsigned nvmlDeviceGetTotalEccErrors(gpu_t *g, unsigned kind, unsigned counter_kind, unsigned long long *out) {
     (void)kind, (void)counter_kind;
     ASK(g, "nvmlDeviceGetTotalEccErrors");
-    *out = 0;
+    *out = (unsigned long long)held(g->ecc, g->eccs, now(), 0);
     return 0;
 }
 unsigned nvmlDeviceGetCurrentClocksEventReasons(gpu_t *g, unsigned long long *out) {
@@ -274,20 +319,32 @@ unsigned nvmlDeviceGetProcessUtilization(gpu_t *g, utilization_t *out, unsigned 
 }
 
 #ifndef WITHOUT_FIELDS
+static unsigned scope_of(const gpu_t *g, unsigned field) {
+    for (int i = 0; i < g->scopes; i++)
+        if (g->scope[i].at == field) return (unsigned)g->scope[i].value;
+    return 0;
+}
 unsigned nvmlDeviceGetFieldValues(gpu_t *g, int count, field_t *fields) {
+    long age = 0;
+    double t = now();
     ASK(g, "nvmlDeviceGetFieldValues");
+    t -= covers(g->old, g->olds, t, &age) ? (double)age : 0.0;
     for (int i = 0; i < count; i++) {
         char name[16];
         snprintf(name, sizeof name, "%u", fields[i].fieldId);
         fields[i].nvmlReturn = failing(g, name);
-        fields[i].timestamp = (long long)(1e6 * (now() + wall_ahead()));
+        fields[i].timestamp = (long long)(1e6 * (t + wall_ahead()));
         fields[i].valueType = fields[i].fieldId >= 185 ? 1 : 3;
+        if (fields[i].scopeId != scope_of(g, fields[i].fieldId)) {
+            fields[i].nvmlReturn = 3; /* NOT_SUPPORTED */
+            continue;
+        }
         switch (fields[i].fieldId) {
-        case 83: fields[i].value.ullVal = counter(g); break;
+        case 83: fields[i].value.ullVal = counter(g, t); break;
         case 74: fields[i].value.ullVal = 0; break;
         case 75: fields[i].value.ullVal = heat_ns(g); break;
-        case 185: fields[i].value.uiVal = (unsigned)(1000 * mean(g, 1.0)); break;
-        case 186: fields[i].value.uiVal = (unsigned)(1000 * mean(g, 0.025)); break;
+        case 185: fields[i].value.uiVal = shown_mw(g, t, 1.0); break;
+        case 186: fields[i].value.uiVal = shown_mw(g, t, 0.025); break;
         default: fields[i].nvmlReturn = 3; /* NOT_SUPPORTED */
         }
     }

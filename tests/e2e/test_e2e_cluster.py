@@ -1,0 +1,144 @@
+"""A sweep on a running cluster of several nodes: blocks stay on their device, nodes are lost and join in the middle."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from cluster_host import LOOPBACK, cluster_host
+from test_e2e_sweep import open_doors
+from tiny import TINY
+
+from rayscale.ledger import Ledger
+from rayscale.record import Record
+
+pytestmark = pytest.mark.e2e
+
+CHANGES = (("[512, 1024]", "[512, 1024, 1536]"), ("repetitions: 2", "repetitions: 6"), ("idle: 40ms", "idle: 400ms"))
+COMMAND = [sys.executable, "-m", "rayscale.cli", "run", "tiny.yaml", "--json"]
+
+
+def write_sweep(directory: Path, *changes: tuple[str, str]) -> Ledger:
+    text = TINY
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new, 1)
+    (directory / "tiny.yaml").write_text(text, encoding="utf-8")
+    return Ledger(directory / "results" / "tiny")
+
+
+@contextmanager
+def driver(directory: Path, address: str) -> Iterator[subprocess.Popen[str]]:
+    """Run the sweep on the cluster."""
+    disk = {"RAYSCALE_CACHE": str(directory / "disk-driver")}
+    with subprocess.Popen(
+        [*COMMAND, "--address", address],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=directory,
+        env=os.environ | LOOPBACK | disk,
+    ) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def device_of(record: Record) -> str:
+    return str(record.environment["binding"]["device"])
+
+
+def await_unfinished_block(ledger: Ledger, device: str, process: subprocess.Popen[str]) -> int:
+    """Wait until a device has finished a part of a block, and no more than that."""
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline and process.poll() is None:
+        if ledger.storage.read("plan.json"):
+            begun: dict[int, list[str]] = defaultdict(list)
+            for record in ledger.records():
+                begun[record.block].append(device_of(record))
+            for block, devices in begun.items():
+                if len(devices) < 3 and devices[-1] == device:
+                    return block
+        time.sleep(0.02)
+    pytest.fail(f"no block on {device}: {process.communicate()[1]}")
+
+
+def test_a_lost_node_costs_its_block_only_and_a_joining_node_is_used(tmp_path: Path) -> None:
+    doors = open_doors()
+    ledger = write_sweep(tmp_path, *CHANGES)
+    with cluster_host(tmp_path) as cluster:
+        address = cluster.tell("add", "head", "0")
+        assert "no node of the cluster (1 node) advertises a device" in refused(tmp_path, address)
+        cluster.tell("add", "a", "2", "cpu:a-0")
+        cluster.tell("add", "b", "2", "cpu:b-0")
+        with driver(tmp_path, address) as process:
+            block = await_unfinished_block(ledger, "cpu:b-0", process)
+            assert open_doors() <= doors  # nothing we start listens beyond loopback
+            cluster.tell("kill", "b")
+            before = {record.trial_key: record for record in ledger.records()}
+            cluster.tell("add", "c", "2", "cpu:c-0")
+            stdout, stderr = process.communicate(timeout=150)
+    assert process.returncode == 0, stderr
+    assert "Traceback" not in stderr
+    document = json.loads(stdout)
+    assert (document["planned"], document["before"], document["completed"]) == (18, 0, 18)
+    after = {record.trial_key: record for record in ledger.records()}
+    check_blocks(list(after.values()))
+    assert {device_of(record) for record in after.values()} >= {"cpu:a-0", "cpu:c-0"}
+    check_redone(ledger, block, before, after)
+    assert f"block {block}: cpu:b-0 is gone" in stderr
+    assert "cpu:c-0 on" in stderr
+
+
+def check_blocks(records: list[Record]) -> None:
+    """Each block sits on one device, in its planned order, in the analysis too."""
+    blocks: dict[int, list[Record]] = defaultdict(list)
+    for record in records:
+        blocks[record.block].append(record)
+    for block in blocks.values():
+        assert len(block) == 3
+        assert len({device_of(record) for record in block}) == 1
+        assert len({record.device.uuid for record in block}) == 1  # the column that the analysis reads
+        assert all(record.environment["binding"]["by"] == "resource" for record in block)
+        ordered = sorted(block, key=lambda record: record.phases[0].start)
+        assert [record.run_order for record in ordered] == sorted(record.run_order for record in block)
+
+
+def check_redone(ledger: Ledger, block: int, before: dict[str, Record], after: dict[str, Record]) -> None:
+    """The lost block was done again as a whole, and nothing else was."""
+    for key, record in before.items():
+        if record.block != block:
+            assert after[key] == record
+            continue
+        assert device_of(after[key]) != "cpu:b-0"
+        assert after[key].attempt > record.attempt
+        kept = ledger.storage.read(f"trials/{key}/attempt-{record.attempt}/superseded.json")
+        assert kept is not None
+        assert Record.from_json(kept.decode()) == record
+    assert any(record.block == block for record in before.values())
+
+
+def refused(directory: Path, address: str) -> str:
+    """Run where it cannot run; return its last line."""
+    with driver(directory, address) as process:
+        _, stderr = process.communicate(timeout=120)
+    assert process.returncode == 3, stderr
+    assert "Traceback" not in stderr
+    return stderr.strip().splitlines()[-1]
+
+
+def test_an_address_without_a_cluster_is_refused_with_one_line(tmp_path: Path) -> None:
+    write_sweep(tmp_path)
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = f"127.0.0.1:{server.getsockname()[1]}"
+    assert refused(tmp_path, address).startswith(f"--address {address}: no Ray cluster answers there")
