@@ -18,6 +18,7 @@ from rayscale.design import Plan, Trial, condition_label
 from rayscale.environment import cache_directory, cpu_name
 from rayscale.errors import InputError
 from rayscale.record import Record
+from rayscale.segments import run_share
 from rayscale.sharing import run_tokens
 from rayscale.spec import DataSpec, EvalSpec, SweepSpec, SyntheticSpec
 from rayscale.storage import LocalStorage
@@ -87,11 +88,8 @@ def estimate_from_records(records: Iterable[Record]) -> Estimate | None:
     found = list(records)
     if not found:
         return None
-    shares = [record.sharing.run_share if record.sharing else 1.0 for record in found]
-    per_token = [
-        record.phase_seconds("train") / (record.training.trained_tokens * share)
-        for record, share in zip(found, shares, strict=True)
-    ]
+    run = [record.training.trained_tokens * run_share(record.sharing) for record in found]
+    per_token = [record.phase_seconds("train") / tokens for record, tokens in zip(found, run, strict=True)]
     overhead = [record.phases[-1].end - record.phases[0].start - record.phase_seconds("train") for record in found]
     powers = [train.mean_w for record in found if (train := record.energy.phases.get("train")) and train.mean_w]
     return Estimate(

@@ -65,6 +65,11 @@ class Sharing(BaseModel):
         return self.segment_tokens / self.segments[-1].last_token
 
 
+def run_share(sharing: Sharing | None) -> float:
+    """Tell the share of a trial's training that it ran itself: 1.0 where nothing is shared."""
+    return sharing.run_share if sharing else 1.0
+
+
 def with_sharing(row: dict[str, Any], sharing: Sharing | None) -> dict[str, Any]:
     """Put the sums over all parts in a trial's row, and beside them what it ran itself.
 

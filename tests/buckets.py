@@ -22,13 +22,14 @@ def bucket() -> Iterator[str]:
     from moto.server import ThreadedMotoServer
     from pyarrow.fs import S3FileSystem
 
-    with contextlib.redirect_stdout(None), pytest.MonkeyPatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setenv("AWS_ACCESS_KEY_ID", KEY)
         patch.setenv("AWS_SECRET_ACCESS_KEY", SECRET)
         logging.getLogger("werkzeug").setLevel(logging.WARNING)  # a line per request
         server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        server.start()
-        host, port = server.get_host_and_port()
+        with contextlib.redirect_stdout(None):
+            server.start()
+            host, port = server.get_host_and_port()
         endpoint = f"{host}:{port}"
         S3FileSystem(
             endpoint_override=endpoint, scheme="http", region="us-east-1", allow_bucket_creation=True

@@ -79,6 +79,7 @@ ROOMS = {
     "torch": {"training", "trial"},
     "transformers": {"training", "trial"},
     "datasets": {"training", "trial"},
+    "peft": {"training"},
     "pynvml": {"energy"},
     "statsmodels": {"analysis"},
     "scipy": {"analysis"},

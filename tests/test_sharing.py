@@ -11,10 +11,10 @@ from rayscale.sharing import branch_tokens, run_tokens
 from rayscale.spec import SweepSpec
 
 
-def spec_of(share: bool, cooldown: float = 0.2, **factors: object) -> SweepSpec:
+def spec_of(share: bool, cooldown: float = 0.2, factors: dict[str, list[float]] | None = None) -> SweepSpec:
     tree = {
         "name": "shared",
-        "design": {"factors": {"tokens": ["500K", "1M", "2M"], **factors}, "repetitions": 3},
+        "design": {"factors": {"tokens": ["500K", "1M", "2M"], **(factors or {})}, "repetitions": 3},
         "model": {"preset": "tiny"},
         "data": {"corpus": "python-stdlib", "tokenizer": "bytes", "sequence_length": 100},
         "train": {"schedule": "wsd", "cooldown": cooldown, "share_prefix": share, "batch_size": 2},
@@ -44,7 +44,7 @@ def test_without_sharing_all_tokens_are_run() -> None:
 
 
 def test_trunks_of_further_factors_are_apart() -> None:
-    plan = plan_sweep(spec_of(True, **{"train.learning_rate": [1e-3, 2e-3]}))
+    plan = plan_sweep(spec_of(True, factors={"train.learning_rate": [1e-3, 2e-3]}))
     run = run_tokens(plan)
     for rate in (1e-3, 2e-3):
         block = [trial for trial in plan.blocks()[0] if trial.condition["train.learning_rate"] == rate]

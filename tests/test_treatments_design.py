@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
+from ledgers import example_spec, make_ledger
 
+from rayscale.analysis.methods import methods_paragraph
+from rayscale.analyzing import analyze_ledger
 from rayscale.design import plan_sweep
 from rayscale.errors import InputError
+from rayscale.record import flatten
+from rayscale.report.build import build_report
 from rayscale.specfile import parse_spec
 
 SWEEP = """\
@@ -133,3 +139,25 @@ def test_every_alternative_is_a_factor_of_its_own(setting: str, levels: list[obj
     plan = plan_sweep(parse_spec(text, "s.yaml"))
     section, key = setting.split(".")
     assert {getattr(getattr(trial.spec, section), key) for trial in plan.trials} == set(levels)
+
+
+def test_keys_from_before_treatments_still_hold() -> None:
+    """As computed by the version before these settings existed; a change would run finished trials again."""
+    assert plan_sweep(example_spec()).trials[0].trial_key == "42f48c03354e0850"
+
+
+def test_treatments_are_analysed_and_reported_like_any_factor(tmp_path: Path) -> None:
+    design = {
+        "factors": {"tokens": [12_500, 25_000]},
+        "treatments": {"full": {}, "pruned": {"model.prune": 0.5}, "int4": {"eval.quantize": "int4"}},
+        "repetitions": 4,
+    }
+    ledger = make_ledger(tmp_path, example_spec(design=design))
+    tree = analyze_ledger(ledger, ledger.read_plan())
+    result = tree["results"]["perplexity"]
+    assert {"tokens", "treatment", "tokens:treatment"} <= set(result["anova"])
+    assert set(flatten(next(iter(ledger.records())))) >= {"treatment", "nonzero_params", "eval_energy_j"}
+    assert "The treatments set: full (nothing further); pruned (model.prune = 0.5); int4" in methods_paragraph(tree)
+    page = build_report(ledger, tree, tmp_path / "r.html").read_text(encoding="utf-8")
+    for words in ("treatment full / pruned / int4", "pruned: model.prune 0.5", "Int4 evaluation is simulated"):
+        assert words in page

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from rayscale.record import Level, PhaseEnergy, Record
+from rayscale.segments import run_share
 
 JOULES_PER_KWH = 3.6e6
 SECONDS_PER_HOUR = 3600.0
@@ -162,7 +163,8 @@ def operations_of(record: Record) -> Operations:
 
     Returns:
         The count. The evaluation before training counts. Records from before `Evaluation.flops` and `matmul_flops` are
-        those of plain training: a forward pass is a third of it, and products with weights are 6·N_matmul·D.
+        those of plain training: a forward pass is a third of it, and products with weights are 6·N_matmul·D. Of a
+        trunk that another trial ran nothing counts.
     """
     training, evaluation = record.training, record.evaluation
     known = 6.0 * training.matmul_params * training.trained_tokens
@@ -170,14 +172,15 @@ def operations_of(record: Record) -> Operations:
     third = training.flops / 3 / training.trained_tokens if training.trained_tokens else 0.0
     once = third * evaluation.tokens if training.matmul_flops is None else evaluation.flops or 0.0
     passes = (evaluation.loss_before is not None) + 1 + (evaluation.quantized is not None)
+    run = run_share(record.sharing)
     return Operations(
-        training=training.flops,
-        matmul=matmul,
-        attention=training.flops - matmul,
-        rule_6nd=training.flops_6nd,
-        embedding=training.flops_6nd - known,
+        training=run * training.flops,
+        matmul=run * matmul,
+        attention=run * (training.flops - matmul),
+        rule_6nd=run * training.flops_6nd,
+        embedding=run * (training.flops_6nd - known),
         evaluation=once * passes,
-        teacher=training.teacher_flops or 0.0,
+        teacher=run * (training.teacher_flops or 0.0),
     )
 
 
@@ -214,7 +217,7 @@ def trial_account(record: Record, waiting: Mapping[str, Part] | None = None) -> 
         The account.
     """
     parts = {**phase_parts(record), **(waiting or {})}
-    return Account(operations_of(record), parts, 1, record.training.trained_tokens)
+    return Account(operations_of(record), parts, 1, round(record.training.trained_tokens * run_share(record.sharing)))
 
 
 @dataclass(frozen=True)

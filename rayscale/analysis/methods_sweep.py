@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 from rayscale.analysis.jsonable import Tree
 from rayscale.analysis.walk import any_nested_order
 from rayscale.quantities import format_count, format_duration
@@ -28,6 +31,8 @@ def design_sentences(tree: Tree, first: Tree) -> list[str]:
     design, model, training = made["design"], made["model"], made["training"]
     size = " and ".join(format_count(count) for count in model["params"])
     weights = "pretrained weights" if model["pretrained"] else "random initial weights"
+    if tokens := model.get("pretrain_tokens"):
+        weights = f"weights trained beforehand on {tokens:,} tokens of the same data"
     what = f"{model['name']} models ({f'{size} parameters, ' if size else ''}{weights})"
     levels = " and ".join(f"{name} ({', '.join(labels)})" for name, labels in first["levels"].items())
     # Levels after levels is what happened, whatever the plan was; the paragraph says so in a sentence of its own.
@@ -37,11 +42,27 @@ def design_sentences(tree: Tree, first: Tree) -> list[str]:
         f"{design['conditions']} conditions, the levels of {levels}, once, {planned}{ORDERS[design['order']]} (seed "
         f"{design['seed']}). The runs of a block shared the random seed, and with it, where the conditions allow, "
         "initial weights and data order.",
+        *_treatments(design.get("treatments") or {}),
         _training(made),
     ]
     if len(training["eval_tokens"]) == 1:
         found.append(f"The held-out loss was computed on the same {training['eval_tokens'][0]:,} tokens for all runs.")
     return found
+
+
+def _treatments(treatments: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Say what each treatment sets; nothing where there are none."""
+    if not treatments:
+        return []
+    words = (
+        f"{name} ({', '.join(f'{path} = {_word(level)}' for path, level in settings.items()) or 'nothing further'})"
+        for name, settings in treatments.items()
+    )
+    return [f"The treatments set: {'; '.join(words)}."]
+
+
+def _word(level: object) -> str:
+    return "null" if level is None else str(level)
 
 
 def _training(made: Tree) -> str:

@@ -11,7 +11,7 @@ from statistics import median
 
 from rayscale.analysis.jsonable import Tree
 from rayscale.record import VERDICTS, PhaseEnergy, Record
-from rayscale.spec import DataSpec, SweepSpec
+from rayscale.spec import TREATMENT, DataSpec, SweepSpec
 
 VERSIONS = ("rayscale", "python", "torch", "transformers", "tokenizers", "datasets", "ray", "numpy", "nvidia-ml-py")
 """Versions that a methods paragraph names, if the records know them."""
@@ -33,6 +33,7 @@ def provenance(records: Sequence[Record], spec: SweepSpec) -> Tree:
         "model": {
             "name": spec.model.pretrained or (spec.model.fields or {}).get("model_type", "llama"),
             "pretrained": spec.model.pretrained is not None,
+            "pretrain_tokens": spec.model.pretrain.tokens if spec.model.pretrain else None,
             "params": sorted({record.training.params for record in records}),
         },
         "data": {
@@ -58,13 +59,15 @@ def _design(spec: SweepSpec) -> Tree:
         "order": design.order,
         "seed": design.seed,
         "conditions": _product(len(levels) for levels in design.factors.values()),
+        "treatments": {str(name): design.treatments[str(name)] for name in design.factors.get(TREATMENT, [])},
         "stop": design.stop.model_dump(mode="json") if design.stop else None,
     }
 
 
 def _fixed(spec: SweepSpec, name: str, value: int) -> int | None:
-    """A setting that is the same for all trials; None where it is a factor, whose levels are named anyway."""
-    return None if name in spec.design.factors else value
+    """A setting that is the same for all trials; None where a factor or treatment sets it, which is named anyway."""
+    varied = name in spec.design.factors or any(name in settings for settings in spec.design.treatments.values())
+    return None if varied else value
 
 
 def _product(sizes: Iterable[int]) -> int:

@@ -7,6 +7,7 @@ itself) and asks no proxy; anything farther needs `https://`.
 from __future__ import annotations
 
 import os
+import urllib.request
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,10 +16,12 @@ from urllib.parse import urlsplit
 from rayscale.cluster.jobs import Jobs, open_jobs
 from rayscale.cluster.token import find_token
 from rayscale.cluster.tunnel import head_of, tunnel
-from rayscale.errors import InputError
+from rayscale.errors import EnvironmentUnusableError, InputError
 
 DASHBOARD_PORT = 8265
 """Port of Ray's dashboard on the head."""
+MLFLOW_PORT = 5000
+"""Port of MLflow's server on the head, on its loopback interface."""
 DEFAULT_ADDRESS = f"http://127.0.0.1:{DASHBOARD_PORT}"
 """Where a dashboard is found on the head itself."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -52,6 +55,36 @@ def cluster_jobs(cluster_file: Path | None, address: str | None, *, ssh: str = "
     where = checked_dashboard(address or os.environ.get("RAY_API_SERVER_ADDRESS") or DEFAULT_ADDRESS)
     with _straight():
         yield open_jobs(where, token)
+
+
+@contextmanager
+def cluster_pages(cluster_file: Path, port: int, *, ssh: str = "ssh") -> Iterator[str]:
+    """Tunnel to the MLflow server on a cluster's head.
+
+    Args:
+        cluster_file: A file for `ray up`.
+        port: Port on loopback here.
+        ssh: The ssh program.
+
+    Yields:
+        The address of MLflow's pages here.
+
+    Raises:
+        InputError: If the file is not one of those.
+        EnvironmentUnusableError: If ssh fails, or no server answers there.
+    """
+    with tunnel(head_of(cluster_file), MLFLOW_PORT, local_port=port, ssh=ssh) as here:
+        address = f"http://127.0.0.1:{here}"
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        try:
+            with opener.open(f"{address}/health", timeout=20) as answer:
+                answer.read()
+        except OSError:
+            raise EnvironmentUnusableError(
+                f"{cluster_file}: no MLflow server answers on port {MLFLOW_PORT} of the head; expected "
+                "`mlflow server --host 127.0.0.1 --workers 1` among head_start_ray_commands"
+            ) from None
+        yield address
 
 
 def checked_dashboard(address: str) -> str:

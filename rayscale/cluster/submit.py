@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -27,6 +28,11 @@ from rayscale.errors import EnvironmentUnusableError, InputError
 from rayscale.storage import is_uri, open_storage, without_query
 
 STORAGE_VARIABLE = "RAYSCALE_STORAGE"
+STOPPING: Mapping[str, str] = MappingProxyType(
+    # Ray's own handler of SIGTERM ends a connected driver before it can close what runs; SIGINT is Ctrl-C.
+    {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
+)
+"""How Ray's job supervisor is to stop the run."""
 _SECRET_NAME = re.compile(r"(?i)token|secret|passw|credential|private|(?:^|_)key(?:_|$)|(?:^|_)auth(?:_|$)")
 _NOT_FOUND = (
     "rayscale is not on the PATH that Ray was started with on the head; expected the bin directory of its environment"
@@ -115,7 +121,7 @@ def prepare(
     spec, package = collect(sweep, limit)
     if spec.tracking.uri and _has_credentials(spec.tracking.uri):
         raise InputError(f"{sweep}: tracking.uri carries credentials; expected them in the environment of the head")
-    sent = {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S), **_chosen(send_names, environment)}
+    sent = {**STOPPING, **_chosen(send_names, environment)}
     if storage is not None:
         sent[STORAGE_VARIABLE] = checked_storage(storage)
     return Submission(

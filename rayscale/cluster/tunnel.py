@@ -10,7 +10,9 @@ that answers with another key later is refused.
 from __future__ import annotations
 
 import contextlib
+import copy
 import io
+import logging
 import re
 import subprocess
 import tempfile
@@ -167,11 +169,12 @@ def _ask_cloud(cluster_file: Path, tree: dict[str, Any]) -> tuple[dict[str, Any]
     """Let Ray's launcher find the key that it made and the address of the running head."""
     from ray.autoscaler.sdk import bootstrap_config, get_head_node_ip
 
+    logging.getLogger("ray.autoscaler").setLevel(logging.ERROR)
     said = io.StringIO()  # Ray's launcher talks on standard output
     try:
         with contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            config = bootstrap_config(dict(tree))
-            return config, str(get_head_node_ip(str(cluster_file)))
+            host = str(get_head_node_ip(str(cluster_file)))  # first: without a head, nothing is made in the cloud
+            return bootstrap_config(copy.deepcopy(tree)), host
     except (Exception, SystemExit) as error:  # noqa: BLE001, RUF100 - every cloud's library has errors of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise EnvironmentUnusableError(f"{cluster_file}: the head's address is not known: {reason}") from None

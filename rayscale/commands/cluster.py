@@ -156,6 +156,24 @@ def drive(
     become(name, {"rayscale": rayscale, "ray": ray}, ctx.args, os.environ, _say)
 
 
+def show_pages(cluster_file: Path, port: int, target: Path | None) -> int:
+    """Tunnel to the MLflow server of a cluster, print the address and stay until Ctrl-C."""
+    if target is not None:
+        raise InputError("--cluster: shows all sweeps of the cluster; expected no SWEEP beside it")
+    import signal
+
+    from rayscale.cluster.reach import cluster_pages
+
+    with cluster_pages(cluster_file, port) as address:
+        typer.echo(f"MLflow of the cluster: {address}   (Ctrl-C ends the tunnel)")
+        sys.stdout.flush()
+        try:
+            signal.pause()
+        except KeyboardInterrupt:
+            return 0
+    return 0
+
+
 def _say(line: str) -> None:
     print(line, file=sys.stderr, flush=True)
 

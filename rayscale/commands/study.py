@@ -177,8 +177,15 @@ def ui(
     target: Annotated[Path | None, typer.Argument(metavar="[SWEEP]", help="Sweep file or ledger directory.")] = None,
     storage: Storage = DEFAULT_STORAGE,
     port: Annotated[int, typer.Option(help="Port on 127.0.0.1.", min=1, max=65535)] = 5000,
+    cluster: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Instead: tunnel to the server on this cluster's head.")
+    ] = None,
 ) -> int:
     """Start the MLflow UI on loopback with the right store; Ctrl-C stops it."""
+    if cluster is not None:
+        from rayscale.commands.cluster import show_pages
+
+        return show_pages(cluster, port, target)
     from rayscale.running import open_ui
 
     ledger, spec = open_target(target, storage) if target else (None, None)

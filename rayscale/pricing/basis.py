@@ -15,6 +15,7 @@ from rayscale.planning import Estimate, estimate_by_calibration, model_shape, tr
 from rayscale.pricing.hardware import ASSUMED_BUSY, ASSUMED_IDLE, ASSUMED_LOAD_S, ASSUMED_MFU, HARDWARE, Range
 from rayscale.pricing.price import Basis
 from rayscale.record import PhaseName, Record
+from rayscale.segments import run_share
 from rayscale.spec import SweepSpec
 from rayscale.storage import join, open_storage
 from rayscale.training.flops import evaluation_flops
@@ -109,13 +110,13 @@ def basis_from_records(records: Sequence[Record], plan: Plan) -> Basis:
         Quantiles (10 %, 50 %, 90 %) over the trials.
     """
     passes = [1 if record.evaluation.loss_before is None else 2 for record in records]
-    forward = [record.training.flops / 3 / record.training.trained_tokens for record in records]
+    forward = [_forward_flops(record) for record in records]
     eval_rates = [
         f * record.evaluation.tokens * n / seconds
         for record, f, n in zip(records, forward, passes, strict=True)
         if (seconds := record.phase_seconds("eval")) > 0
     ]
-    train_rates = [r.training.flops / s for r in records if (s := r.phase_seconds("train")) > 0]
+    train_rates = [r.training.flops * run_share(r.sharing) / s for r in records if (s := r.phase_seconds("train")) > 0]
     busy = [watts for r in records if (watts := _mean_w(r, "train")) is not None]
     idle = [watts for r in records if (watts := r.energy.idle_w) is not None]
     loads = [record.phase_seconds("load") for record in records]
@@ -135,6 +136,14 @@ def basis_from_records(records: Sequence[Record], plan: Plan) -> Basis:
         load_s=_quantiles(loads),
         notes=notes,
     )
+
+
+def _forward_flops(record: Record) -> float:
+    """FLOPs of one token's forward pass; a third of training's in records that do not count it apart."""
+    evaluation, training = record.evaluation, record.training
+    if training.matmul_flops is not None and evaluation.flops is not None:
+        return evaluation.flops / evaluation.tokens
+    return training.flops / 3 / training.trained_tokens
 
 
 def _mean_w(record: Record, phase: PhaseName) -> float | None:

@@ -85,7 +85,8 @@ def trial_price(trial: Trial, basis: Basis) -> Price | None:
     seconds = {
         "train": basis.train_rate.per(flops),
         "warmup": basis.train_rate.per(step * spec.train.warmup_steps) if spec.train.warmup_steps else Range.exact(0.0),
-        "eval": basis.eval_rate.per(2 * evaluation),  # before and after training
+        # before and after training, and once more where layers are quantised
+        "eval": basis.eval_rate.per((2 + (spec.eval.quantize != "none")) * evaluation),
         "idle": Range.exact(2 * spec.energy.idle),
         "load": basis.load_s,
     }

@@ -24,6 +24,7 @@ def limits(data: ReportData) -> list[str]:
             _order(data),
             _devices(data),
             _few(data),
+            *_treatments(data),
             *_missing(data),
         )
         if sentence
@@ -101,6 +102,14 @@ def _few(data: ReportData) -> str:
         f"With {data.spec.design.repetitions} repetitions only large effects can be found, and assumptions such as "
         "normality can hardly be checked."
     )
+
+
+def _treatments(data: ReportData) -> list[str]:
+    """Say what pruning, simulated quantisation and models made beforehand leave out."""
+    from rayscale.training.treatments.applying import treatment_notes
+
+    notes = [note for trial in data.plan.blocks()[0] for note in treatment_notes(trial.spec)]
+    return [f"{note[0].upper()}{note[1:]}." for note in dict.fromkeys(notes)]
 
 
 def _missing(data: ReportData) -> list[str]:

@@ -10,7 +10,7 @@ from rayscale.quantities import format_count, format_duration
 from rayscale.record import VERDICTS, PhaseEnergy, Record, Verdict
 from rayscale.report.gather import ReportData
 from rayscale.report.numerals import number
-from rayscale.spec import DataSpec, SweepSpec
+from rayscale.spec import TREATMENT, DataSpec, SweepSpec
 
 
 @dataclass(frozen=True)
@@ -64,6 +64,7 @@ def facts(data: ReportData) -> list[Fact]:
         Fact("Model", _model(spec, data.records)),
         Fact("Data", _data(spec.data)),
         Fact("Design", _design(spec)),
+        Fact("Treatments", _treatments(spec)),
         Fact("Device", _device(data.records)),
         Fact("When", _dates(data.records)),
         Fact("Made with", _versions(data)),
@@ -115,7 +116,9 @@ def trust(data: ReportData) -> Trust:
 
 
 def _model(spec: SweepSpec, records: tuple[Record, ...]) -> str:
-    origin = spec.model.pretrained or f"{(spec.model.fields or {}).get('model_type', 'llama')}, random weights"
+    made = spec.model.pretrain
+    start = f"weights trained beforehand on {format_count(made.tokens)} tokens" if made else "random weights"
+    origin = spec.model.pretrained or f"{(spec.model.fields or {}).get('model_type', 'llama')}, {start}"
     params = sorted({record.training.params for record in records})
     if not params:
         return origin
@@ -141,6 +144,20 @@ def _design(spec: SweepSpec) -> str:
         factors.append(f"{name} {' / '.join(words)}")
     order = spec.design.order.replace("_", " ")
     return f"{' × '.join(factors)}; {spec.design.repetitions} repetitions; {order}, seed {spec.design.seed}"
+
+
+def _treatments(spec: SweepSpec) -> str:
+    """Say what each treatment sets: `full: as the file; lora: train.lora_rank 8`; empty if there are none."""
+    levels = spec.design.factors.get(TREATMENT, [])
+    words = {
+        str(name): ", ".join(f"{path} {_word(level)}" for path, level in spec.design.treatments[str(name)].items())
+        for name in levels
+    }
+    return "; ".join(f"{name}: {settings or 'nothing further'}" for name, settings in words.items())
+
+
+def _word(level: object) -> str:
+    return "null" if level is None else str(level)
 
 
 def _device(records: tuple[Record, ...]) -> str:

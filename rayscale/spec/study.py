@@ -130,6 +130,8 @@ class ResourcesSpec(Section):
     """Attempts per trial in one run."""
     time_limit: Annotated[Duration, Field(gt=0)] = 7200.0
     """Longest attempt; a trial that hangs past it is killed and counts as failed."""
+    lost_device: Literal["redo_block", "keep_finished"] = "redo_block"
+    """When a block's device is gone in mid-block: all of it again on another one, or its unfinished trials only."""
 
 
 class RatioMargin(Section):

@@ -55,6 +55,8 @@ class SweepSpec(Section):
             )
         if self.design.stop is not None and self.design.stop.dv not in self.analysis.dv:
             raise ValueError(f"design.stop.dv: expected one of analysis.dv ({', '.join(self.analysis.dv)})")
+        if self.train.precision == "fp8" and self.resources.gpus == 0:
+            raise ValueError("train.precision: fp8 needs a GPU, but resources.gpus is 0; expected bf16 or fp32")
         if self.budget.money and self.report.price_per_kwh is None and self.report.price_per_gpu_hour is None:
             raise ValueError("budget.money: expected report.price_per_kwh or report.price_per_gpu_hour beside it")
         return self

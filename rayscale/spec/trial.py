@@ -168,9 +168,10 @@ class TrainSpec(Section):
     in ascending order, and each starts where the decay of the one before began. Same weights, dependent energies."""
     min_lr_ratio: float = Field(default=0.1, ge=0, le=1)
     """Final learning rate as a share of the peak (cosine and wsd)."""
-    precision: Literal["auto", "fp32", "bf16", "bf16-pure"] = "auto"
+    precision: Literal["auto", "fp32", "bf16", "bf16-pure", "fp8"] = "auto"
     """auto: bf16 on GPUs that have it, else fp32. bf16: autocast over fp32 weights; bf16-pure: weights, gradients and
-    moments in bf16, half the memory and a coarser update, for small cards."""
+    moments in bf16, half the memory and a coarser update, for small cards; fp8: bf16 with fp8 products in the blocks,
+    on GPUs that have them (Ada, Hopper, Blackwell)."""
     lora_rank: int = Field(default=0, ge=0)
     """Train adapters of this rank beside frozen weights (needs rayscale[lora]); 0: train all weights."""
     lora_alpha: Positive | None = None

@@ -27,6 +27,7 @@ from rayscale.sweep.devices import SlotDevice
 from rayscale.sweep.forkserver import ForkServer
 from rayscale.sweep.settling import DeviceState, Settler, unsettled
 from rayscale.sweep.watch import LOOK_S, SamplerLink, SamplerWatch, first_line, log_event
+from rayscale.training.shipping import fetch_bundles, send_bundle
 from rayscale.trial import run_in_child
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ def run_attempt(host: SlotHost, trial: Trial, data: PreparedData, *, last_try: b
         binding=host.device.document(),
         trunk=link_trunk(host.ledger, host.plan, trial, data.fingerprint, host.device.uuid or host.device.name),
     )
+    if job.device_uuid or trial.spec.train.compile == "on":  # what a CPU compiles only where it is told to
+        fetch_bundles(host.ledger.storage)
     here, there = host.forks.pipe()
     process = host.forks.fork(run_in_child, job, there)
     there.close()
@@ -240,6 +243,7 @@ def _accept(host: SlotHost, job: TrialJob, watched: _Watched, *, last_try: bool)
     path.unlink()
     host.ledger.publish_attempt(key, attempt)
     host.ledger.write_record(record)
+    send_bundle(host.ledger.storage, outcome.environment["training"]["compile"].get("bundle"))
     if job.trunk:
         job.trunk.release()
     return AttemptResult(key, attempt, record, None)

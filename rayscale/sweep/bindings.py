@@ -67,12 +67,15 @@ class BlockKeeper:
             device: The device that is gone.
 
         Returns:
-            The trials to do: all of it; none if it was finished after all.
+            The trials to do: all of it (with `resources.lost_device: keep_finished` those without a record); none if
+            it was finished after all.
         """
         trials = [trial for trial in self._plan.trials if trial.block == block]
         finished = [trial for trial in trials if self._record(trial) is not None]
         if len(finished) == len(trials):
             return []
+        if self._plan.spec.resources.lost_device == "keep_finished":
+            return [trial for trial in trials if trial not in finished]
         for trial in finished:
             detail = f"{device} is gone and block {block} unfinished: done again as a whole"
             self._ledger.set_aside(trial.trial_key, detail)

@@ -195,7 +195,7 @@ class RayFleet:
             if ready or time.monotonic() - asked >= ASK_TIMEOUT_S:
                 problem = self._objection(node, task) if ready else f"node {node.host} does not answer"
                 self._objections[node.node_id] = problem
-                if problem is not None and self._found:
+                if problem is not None and self._looked > 0:  # at the start it ends the run
                     self._say(f"left out: {problem}")
 
     def _objection(self, node: Node, task: Any) -> str | None:

@@ -95,11 +95,12 @@ class Progress:
     # -- what is shown ------------------------------------------------------------------------------------------------
 
     def refresh(self) -> None:
-        """Read phase, loss, speed and power of the running attempts from their files."""
+        """Read phase, loss, speed and power of the running attempts from their files, where those are on this disk."""
         for running in list(self.running.values()):
-            attempts = self.ledger.attempts(running.trial.trial_key)
-            if attempts:
-                directory = self.ledger.attempt_directory(running.trial.trial_key, attempts[-1])
+            # Looked for here and not through the ledger: an object store would be asked every second for every slot.
+            trial = self.ledger.attempt_directory(running.trial.trial_key, 1).parent
+            directory = max(trial.glob("attempt-*"), key=lambda path: int(path.name[8:]), default=None)
+            if directory is not None:
                 _read_log(directory / "log.jsonl", running)
                 running.power_w = _last_power(directory)
 

@@ -230,9 +230,10 @@ def _prepare_corpora(todo: list[Trial], ledger: Ledger, say: Callable[[str], Non
 
 def _check_same_corpus(prepared: dict[str, PreparedData], ledger: Ledger) -> None:
     """Refuse to mix trials trained on different text in one sweep."""
-    if len(prepared) != 1:
+    fingerprints = {one.fingerprint for one in prepared.values()}
+    if len(fingerprints) != 1:
         return  # the data itself is a factor
-    fingerprint = next(iter(prepared.values())).fingerprint
+    fingerprint = fingerprints.pop()
     for record in ledger.records():
         found = record.environment.get("data_fingerprint")
         if found not in (None, fingerprint):

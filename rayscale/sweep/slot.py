@@ -57,7 +57,7 @@ class Slot(tune.Trainable):
         self._plan: Plan = ledger.read_plan()
         self._prepared: dict[str, PreparedData] = {}
         self._corpora = corpora
-        device = _device(config)
+        device = slot_device(config, ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
         bench = _device_rate(forks, device, self._plan.spec.threads)
         self._host = SlotHost(ledger, forks, sampler, device, bench, self._plan)
 
@@ -123,15 +123,27 @@ def close_cut_off(ledger: Ledger, trial_key: str | None) -> bool:
     return True
 
 
-def _device(config: dict[str, Any]) -> SlotDevice:
-    """Say where this slot trains; on a node that names no GPUs, the one that Ray gave it."""
+def slot_device(config: dict[str, Any], given: list[str], *, nvml: Any = None) -> SlotDevice:
+    """Say where a slot trains; on a node that names no GPUs, on the one that Ray gave it.
+
+    Args:
+        config: The slot's first attempt.
+        given: The GPUs that Ray gave it: NVML indices, or the UUIDs that its node was started with.
+        nvml: The binding; None imports `pynvml`.
+
+    Returns:
+        The device; a GPU with its UUID.
+
+    Raises:
+        RayscaleError: If Ray's GPU cannot be found.
+    """
     name, uuid, binding = config["device"], config["device_uuid"], config["binding"]
     if binding == "best effort":
-        given = ray.get_runtime_context().get_accelerator_ids().get("GPU", [])
-        if len(given) != 1:
-            raise RayscaleError(f"{name}: Ray gave this slot {len(given)} GPUs; expected one")
-        # Ray's numbers are those of the driver (PCI bus order), or what its node was started with
-        uuid = next(gpu.uuid for gpu in gpu_devices(environ={"CUDA_VISIBLE_DEVICES": given[0], **_PCI_ORDER}))
+        visible = {"CUDA_VISIBLE_DEVICES": ",".join(given), **_PCI_ORDER}
+        gpus = gpu_devices(nvml=nvml, environ=visible) if given else []
+        if len(gpus) != 1:
+            raise RayscaleError(f"{name}: of Ray's GPUs ({', '.join(given)}) {len(gpus)} are usable; expected one")
+        uuid = gpus[0].uuid
     return SlotDevice(name, uuid, name, node=config["node"], binding=binding)
 
 

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from rayscale.training.feed import Batch
+    from rayscale.training.ranks import Ranks
 
 
 @dataclass(frozen=True)
@@ -39,12 +40,14 @@ class Engine:
         model: The model.
         optimizer: Its optimiser.
         device: Where it runs.
-        precision: `fp32`; `bf16`: autocast over fp32 master weights; `bf16-pure`: weights and moments in bf16 too.
+        precision: `fp32`; `bf16`: autocast over fp32 master weights; `bf16-pure`: weights and moments in bf16 too;
+            `fp8`: as bf16, with fp8 products in the blocks.
         grad_clip: Largest gradient norm; None: no clipping.
         split: The model's body and head; None where its logits are more than a linear layer.
         loss_path: How head and loss are computed.
         expected_bytes: Memory that training takes by the planner's sum; None if unknown. Units: B.
         teacher: Whose distribution is part of the target; None: nobody's.
+        ranks: The processes that take the step together; None: this one alone.
     """
 
     model: nn.Module
@@ -56,6 +59,7 @@ class Engine:
     loss_path: LossPath = "full"
     expected_bytes: int | None = None
     teacher: Teacher | None = None
+    ranks: Ranks | None = None
 
     def step(self, batch: Batch, learning_rate: float) -> torch.Tensor:
         """Take one optimiser step. Nothing in it waits for the device.
@@ -75,6 +79,8 @@ class Engine:
             total = loss if total is None else total + loss
         if total is None:
             raise ValueError("expected a batch of at least one micro-batch")
+        if self.ranks is not None:
+            self.ranks.add_up([total, *(p.grad for p in self._parameters if p.grad is not None)])
         if self.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.grad_clip)
         for group in self.optimizer.param_groups:
@@ -160,7 +166,7 @@ class Engine:
     def _autocast(self) -> AbstractContextManager[Any]:
         import torch
 
-        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision == "bf16")
+        return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.precision in ("bf16", "fp8"))
 
     @contextmanager
     def thrown_away(self) -> Iterator[None]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from rayscale.training.order import IGNORED, Budget
+from rayscale.training.order import IGNORED, Budget, rank_rows
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,7 +23,7 @@ class Batch:
     Attributes:
         micro_batches: (inputs, targets) pairs of int64 tensors, each of shape (micro-batch size, T); ignored targets
             are `IGNORED`.
-        targets: Supervised targets of the step.
+        targets: Supervised targets of the step, on all ranks together.
     """
 
     micro_batches: tuple[tuple[torch.Tensor, torch.Tensor], ...]
@@ -38,11 +38,15 @@ class Feed:
         budget: Its layout.
         row_ids: Its row sequence.
         gather: Row offsets -> rows of T+1 tokens, int64, on the device.
+        rank: Index of this process among those that share each step.
+        world: Number of these processes.
     """
 
     budget: Budget
     row_ids: np.ndarray
     gather: Callable[[np.ndarray], torch.Tensor]
+    rank: int = 0
+    world: int = 1
 
     def batch(self, step: int) -> Batch:
         """Cut one step's batch.
@@ -51,15 +55,17 @@ class Feed:
             step: Index of the step.
 
         Returns:
-            The batch: full micro-batches, of whose targets in row-major order exactly the first ones count.
+            The batch: full micro-batches, of whose targets in row-major order exactly the first ones count. On one of
+            several ranks its share of them.
         """
-        where = self.budget.step_rows(step, self.row_ids)
+        share = rank_rows(self.budget, step, self.row_ids, self.rank, self.world)
+        where = share.rows
         rows = self.gather(where.starts)
         targets = rows[:, 1:].clone()
         targets.view(-1)[where.targets :] = IGNORED
         size = self.budget.micro_batch_size
         pairs = zip(rows[:, :-1].split(size), targets.split(size), strict=True)
-        return Batch(tuple(pairs), where.targets)
+        return Batch(tuple(pairs), share.step_targets)
 
     def __iter__(self) -> Iterator[Batch]:
         """Yield the batches of all steps."""

@@ -52,6 +52,7 @@ class _Bytes:
 _PRECISIONS = {
     "fp32": _Bytes(weight=4, stream=4, width=24, query=8, inner=16),
     "bf16": _Bytes(weight=4, stream=4, width=26, query=4, inner=8),
+    "fp8": _Bytes(weight=4, stream=4, width=26, query=4, inner=8),  # what is kept for the way back is less: a bound
     "bf16-pure": _Bytes(weight=2, stream=2, width=16, query=4, inner=8),
 }
 
@@ -150,7 +151,7 @@ def memory_need(
         weights=weights,
         gradients=weights,
         moments=2 * weights,
-        copies=2 * shape.matmul_params if precision == "bf16" else 0,
+        copies=2 * shape.matmul_params if precision in ("bf16", "fp8") else 0,
         head=size.weight * shape.vocab_size * width,
         context=CONTEXT if cuda else 0,
         logits_per_row=4 * sequence_length * shape.vocab_size,

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from rayscale.errors import EnvironmentUnusableError, InputError
+from rayscale.training.weights import load_onto
 
 if TYPE_CHECKING:
     import torch
@@ -199,8 +200,9 @@ def _pretrained(spec: SweepSpec, vocab_size: int, device: str) -> BuiltModel:
         config.use_cache = False
         attention = choose_attention(config, spec.data.sequence_length)
         # The weights come from the commit whose config was read, even if the branch moves in between.
-        options["revision"] = revision or model.revision
-        module = AutoModelForCausalLM.from_pretrained(
+        commit = options["revision"] = revision or model.revision
+        module = load_onto(name, config, commit, attention, weights, device) if device != "cpu" else None
+        module = module or AutoModelForCausalLM.from_pretrained(
             name, config=config, use_safetensors=True, dtype=weights, attn_implementation=attention, **options
         )
     except ConnectionError as error:

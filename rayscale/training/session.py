@@ -31,6 +31,7 @@ from rayscale.training.results import (
     tail_loss,
 )
 from rayscale.training.setup import Setup, configure_process, set_up
+from rayscale.training.shipping import pack_bundle
 from rayscale.training.treatments.pruning import nonzero_params
 from rayscale.training.treatments.quantizing import Quantized, quantize_model
 from rayscale.training.treatments.teachers import open_given
@@ -148,6 +149,8 @@ class Session:
         self.engine.model.train()
         self.synchronize()
         self.compile_s = time.monotonic() - start
+        if self.setup.bundle:
+            pack_bundle(self.setup.bundle)
 
     def evaluate(self) -> EvalResult:
         """Measure the loss on the first `eval.tokens` held-out targets, the same for every trial.

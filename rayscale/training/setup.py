@@ -18,9 +18,12 @@ from rayscale.training.flops import ModelShape, shape_from_model
 from rayscale.training.loss import choose_loss, split_model
 from rayscale.training.memory import MemoryNeed, RowChoice, choose_rows, corrected, memory_limit, spec_need
 from rayscale.training.model import BuiltModel, build_model
+from rayscale.training.norms import lean_norms
 from rayscale.training.optim import build_optimizer
 from rayscale.training.peaks import Peak, known_peak
+from rayscale.training.shipping import bundle_name, load_bundle
 from rayscale.training.treatments.applying import Treated, treat_model
+from rayscale.training.treatments.fp8 import require_fp8, use_fp8
 from rayscale.training.treatments.teachers import Given, check_vocabulary
 
 if TYPE_CHECKING:
@@ -41,6 +44,7 @@ class Setup:
         need: The memory it takes; None for an architecture that cannot be counted.
         compile: Whether blocks are compiled.
         cache_key: Key of the compiler's cache; None without compilation.
+        bundle: Name of the file in which what was compiled travels; None without compilation.
         peak: What MFU is a share of; None if unknown.
         treated: What pruning and adapters did to the model.
         pretrain: What the weights that training starts from took; None where the sweep did not train them.
@@ -53,6 +57,7 @@ class Setup:
     need: MemoryNeed | None
     compile: CompileChoice
     cache_key: str | None
+    bundle: str | None
     peak: Peak | None
     treated: Treated
     pretrain: dict[str, Any] | None = None
@@ -71,7 +76,7 @@ class Setup:
             "micro_batch_reason": self.rows.reason,
             "memory_bytes": None if self.need is None else self.need.total(self.rows.rows),
             "memory_peak_bytes": _peak_bytes(self.engine.device),
-            "compile": compile_facts(self.compile, self.cache_key),
+            "compile": compile_facts(self.compile, self.cache_key) | {"bundle": self.bundle},
             "pretrain": self.pretrain,
             "treatment": self.treated.facts(),
             "teacher": self.engine.teacher.facts if self.engine.teacher else None,
@@ -127,6 +132,9 @@ def set_up(spec: SweepSpec, vocab_size: int, seed: int, device: torch.device, gi
         check_vocabulary(teacher, built.module)
     shape, precision = shape_from_model(built.module), _precision(spec, device.type)
     treated = treat_model(spec, built.module, seed)
+    if precision == "fp8":
+        require_fp8(device)
+        use_fp8(built.module)
     keep_angles(built.module)
     split = split_model(built.module)
     optimizer = build_optimizer(built.module, spec.train)
@@ -136,9 +144,14 @@ def set_up(spec: SweepSpec, vocab_size: int, seed: int, device: torch.device, gi
     peak = known_peak(name, precision, spec.train.peak_tflops)
     choice = choose_compile(spec, shape, device.type, peak.tflops if peak else None)
     key = use_shared_cache(name) if choice.on else None
+    bundle = bundle_name(spec, key) if key else None
+    if bundle:
+        load_bundle(bundle)
+    if device.type == "cpu" and precision == "fp32" and not choice.on:
+        lean_norms(built.module)
     need, rows = _fit(spec, built, shape, engine)
     engine = replace(engine, expected_bytes=None if need is None else need.total(rows.rows))
-    return Setup(engine, built, shape, rows, need, choice, key, peak, treated, given.start_facts)
+    return Setup(engine, built, shape, rows, need, choice, key, bundle, peak, treated, given.start_facts)
 
 
 def _precision(spec: SweepSpec, device: str) -> str:

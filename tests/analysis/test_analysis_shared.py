@@ -8,11 +8,12 @@ from typing import Any
 
 import pytest
 
+from rayscale.analysis.accounting import trial_account
 from rayscale.analysis.run import analyze_records
 from rayscale.analysis.table import BASE_COLUMNS, ledger_frame
 from rayscale.analysis.text import render_text
 from rayscale.record import Record, flatten
-from rayscale.segments import Segment, Sharing
+from rayscale.segments import Segment, Sharing, with_sharing
 from rayscale.spec import SweepSpec
 
 Records = Callable[..., list[Record]]
@@ -98,8 +99,6 @@ def test_power_over_parts_is_weighted_by_time() -> None:
         Segment(trial_key="b", first_token=10, last_token=40, duration_s=3.0, energy_j=90.0, integral_j=90.0, rms_w=30),
     ]
     row: dict[str, Any] = {"trained_tokens": 40, "duration_s": 3.0, "energy_j": 90.0, "mfu": None}
-    from rayscale.segments import with_sharing
-
     whole = with_sharing(row, Sharing(segments=parts, segment_tokens=30))
     assert whole["power_mean_w"] == 25.0
     assert whole["power_rms_w"] == pytest.approx(math.sqrt((100 + 3 * 900) / 4))
@@ -109,3 +108,12 @@ def test_power_over_parts_is_weighted_by_time() -> None:
 def test_the_table_of_an_empty_ledger_has_the_columns() -> None:
     columns = ledger_frame([]).columns
     assert {"shared_prefix", "segment_tokens", "segment_s", "segment_energy_j"} <= set(columns)
+
+
+def test_the_account_of_a_sweep_counts_a_trunk_once(make_spec: Specs, make_records: Records) -> None:
+    record = make_records(make_spec())[0]
+    whole, half = trial_account(record), trial_account(share([record])[0])
+    assert half.tokens == whole.tokens // 2
+    assert half.operations.training == pytest.approx(whole.operations.training / 2)
+    assert half.operations.evaluation == whole.operations.evaluation
+    assert half.parts == whole.parts  # time and energy of the phases are what was run

@@ -45,14 +45,17 @@ def cluster_host(directory: Path) -> Iterator[ClusterHost]:
     """Start the host of a cluster that has no node yet; end it with everything that it started."""
     ray_files = tempfile.TemporaryDirectory(prefix="rs-")  # sockets in it have names of at most 107 bytes
     environment = os.environ | LOOPBACK | SOON | {"RAY_TMPDIR": ray_files.name, "NODE_DISKS": str(directory)}
-    with ray_files, subprocess.Popen(
-        [sys.executable, __file__],
-        env=environment,
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=(directory / "host.log").open("w", encoding="utf-8"),
-        text=True,
-    ) as process:
+    with (
+        ray_files,
+        subprocess.Popen(
+            [sys.executable, __file__],
+            env=environment,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=(directory / "host.log").open("w", encoding="utf-8"),
+            text=True,
+        ) as process,
+    ):
         try:
             yield ClusterHost(process)
         finally:

@@ -1,4 +1,4 @@
-"""A Ray cluster of one node on loopback, as `ray start --head` makes it, with token authentication on."""
+"""A Ray cluster of one node on loopback, made by `ray up`, with token authentication on."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from loopback_nodes import end, marked
+
 from rayscale.cluster.sockets import free_port
-from rayscale.processtree import children_of
 
 START_TIMEOUT_S = 120
 
@@ -28,10 +29,8 @@ class Head:
 
     directory: Path
     token: str
-    secret: str
     dashboard: int
     agent: int
-    process: subprocess.Popen[bytes]
     said: list[str] = field(default_factory=list)
     """Everything that clients printed."""
 
@@ -39,21 +38,40 @@ class Head:
     def address(self) -> str:
         return f"http://127.0.0.1:{self.dashboard}"
 
+    @property
+    def name(self) -> str:
+        return self.directory.name
+
+    @property
+    def cluster_file(self) -> Path:
+        return self.directory / "cluster.yaml"
+
     def pids(self) -> list[int]:
         """List the processes of the cluster, jobs and trials included."""
-        found, waiting = [], [self.process.pid]
-        while waiting:
-            found.append(waiting.pop())
-            waiting += children_of(found[-1])
-        return found
+        return [pid for path in (self.directory / f"nodes-{self.name}").iterdir() for pid in marked(path.name)]
+
+    def launch(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run `ray up`, `ray exec` or `ray down` on the cluster file."""
+        environment = {**os.environ, "TMPDIR": str(self.directory), "PYTHONPATH": str(Path(__file__).parent)}
+        ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
+        result = subprocess.run(
+            [*ray, command, str(self.cluster_file), *arguments],
+            env={**environment, "HOME": str(self.directory / "home")},
+            capture_output=True,
+            text=True,
+            timeout=150,
+            check=False,
+        )
+        self.said += [result.stdout, result.stderr]
+        return result
 
     def call(self, *arguments: str, token: str | None = None, timeout: float = 150) -> subprocess.CompletedProcess[str]:
         """Run the `rayscale` command as a user beside the cluster would; an empty token means none."""
         given = self.token if token is None else token
-        environment = {**os.environ, "HOME": str(self.directory / "home"), "AWS_SECRET_ACCESS_KEY": self.secret}
+        environment = {**os.environ, "HOME": str(self.directory / "home")}
         environment |= {"RAY_AUTH_TOKEN": given} if given else {}
         result = subprocess.run(
-            [sys.executable, "-m", "rayscale.cli", *arguments, "--address", self.address],
+            [str(Path(sys.executable).with_name("rayscale")), *arguments, "--address", self.address],
             env=environment,
             cwd=self.directory,
             capture_output=True,
@@ -75,75 +93,66 @@ class Head:
             return error.code
 
 
+CLUSTER = """\
+cluster_name: {name}
+max_workers: 0
+idle_timeout_minutes: 10
+provider: {{type: external, module: loopback_nodes.LoopbackProvider, directory: {directory}/nodes-{name}}}
+auth: {{ssh_user: nobody}}
+head_node_type: head
+available_node_types: {{head: {{resources: {{CPU: 3}}, node_config: {{}}, min_workers: 0, max_workers: 0}}}}
+cluster_synced_files: []
+file_mounts: {{"~/.ray/auth_token": {directory}/token}}
+file_mounts_sync_continuously: false
+rsync_exclude: []
+rsync_filter: []
+initialization_commands:
+  - mkdir -p ~/.ray; echo 'export RAY_AUTH_MODE=token RAYSCALE_CACHE={directory}/cache' >> ~/.profile
+setup_commands: []
+head_setup_commands: []
+worker_setup_commands: []
+head_start_ray_commands:
+  - . ~/.profile; ray stop
+  - >-
+    . ~/.profile; export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0;
+    python -c 'from ray.scripts.scripts import main; main()' start --head --disable-usage-stats
+    --node-ip-address=127.0.0.1 --port={port} --dashboard-host=127.0.0.1 --dashboard-port={dashboard}
+    --dashboard-agent-listen-port={agent} --ray-client-server-port={client} --min-worker-port=0 --max-worker-port=0
+    --num-cpus=3 --resources="$(rayscale node-resources --host test)" --object-store-memory=100000000
+    --temp-dir={directory}/ray
+worker_start_ray_commands: []
+"""
+"""cluster.yaml on this machine: its provider makes directories, and every port is free and on loopback."""
+
+
 @contextlib.contextmanager
 def running_head() -> Iterator[Head]:
-    """Start a cluster whose one node advertises one CPU device; end exactly its processes afterwards."""
+    """Start a cluster with `ray up`; its one node advertises one CPU device. Exactly its processes end afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="rs-"))  # short: Ray's socket names have a limit
-    head = Head(
-        directory,
-        token=f"canary-token-{secrets.token_hex(16)}",
-        secret=f"canary-secret-{secrets.token_hex(16)}",
-        dashboard=free_port(),
-        agent=free_port(),
-        process=subprocess.Popen(["true"]),
-    )
-    (directory / "home").mkdir()
+    head = Head(directory, f"canary-token-{secrets.token_hex(16)}", dashboard=free_port(), agent=free_port())
+    for name in ("home", f"nodes-{head.name}"):
+        (directory / name).mkdir()
     (directory / "token").write_text(head.token, encoding="utf-8")
-    head.process = _start(head)
+    ports = {"port": free_port(), "dashboard": head.dashboard, "agent": head.agent, "client": free_port()}
+    head.cluster_file.write_text(CLUSTER.format(name=head.name, directory=directory, **ports), encoding="utf-8")
     try:
+        up = head.launch("up", "--yes", "--no-config-cache")
+        if up.returncode:
+            raise RuntimeError(f"ray up failed: {up.stdout[-1500:]} {up.stderr[-1500:]}")
         _await(head)
         yield head
     finally:
-        pids = head.pids()
-        head.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            head.process.wait(15)
-        for pid in pids:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, 9)
-        head.process.wait(10)
+        for path in (directory / f"nodes-{head.name}").iterdir():
+            end(path.name)
         shutil.rmtree(directory, ignore_errors=True)
-
-
-def _start(head: Head) -> subprocess.Popen[bytes]:
-    # The program that starts Ray in cluster.yaml: its environment's bin directory is on the PATH.
-    environment = {
-        **os.environ,
-        "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
-        "HOME": str(head.directory / "home"),
-        "RAY_AUTH_MODE": "token",
-        "RAY_AUTH_TOKEN_PATH": str(head.directory / "token"),
-        "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # its servers listen on loopback alone
-        "AWS_SECRET_ACCESS_KEY": head.secret,
-    }
-    options = {
-        "node-ip-address": "127.0.0.1",
-        "port": free_port(),
-        "dashboard-host": "127.0.0.1",
-        "dashboard-port": head.dashboard,
-        "dashboard-agent-listen-port": head.agent,
-        "ray-client-server-port": free_port(),
-        "min-worker-port": 0,  # any free ones: the default range may hold the ports above
-        "max-worker-port": 0,
-        "num-cpus": 3,
-        "resources": '{"cpu:test-0": 1}',
-        "object-store-memory": 100_000_000,
-        "temp-dir": head.directory / "ray",
-    }
-    command = [sys.executable, "-c", "from ray.scripts.scripts import main; main()", "start", "--head", "--block"]
-    command += ["--disable-usage-stats", *(f"--{name}={value}" for name, value in options.items())]
-    with (head.directory / "head.log").open("wb") as log:
-        return subprocess.Popen(
-            command, env=environment, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=head.directory
-        )
 
 
 def _await(head: Head) -> None:
     deadline = time.monotonic() + START_TIMEOUT_S
-    while time.monotonic() < deadline and head.process.poll() is None:
+    while time.monotonic() < deadline:
         with contextlib.suppress(OSError):
             agent = f"http://127.0.0.1:{head.agent}/api/local_raylet_healthz"  # it starts the jobs, and comes up last
             if head.answer(f"{head.address}/api/version", head.token) == 200 and head.answer(agent, head.token) == 200:
                 return
         time.sleep(0.3)
-    raise RuntimeError("Ray did not start: " + (head.directory / "head.log").read_text(encoding="utf-8")[-2000:])
+    raise RuntimeError("the dashboard or its agent did not come up")

@@ -82,8 +82,9 @@ def test_another_machine_reads_the_traces_from_the_bucket(run: Run) -> None:
     remote, _ = run
     status = json.loads(remote.call("status", "--json", cache="elsewhere").stdout)
     assert (status["completed"], status["failed"]) == (4, 0)
-    shown = remote.call("report", "--json", cache="elsewhere")
+    shown = remote.call("report", "--out", "elsewhere.html", cache="elsewhere")
     assert shown.returncode == 0, shown.stderr
+    assert "<svg" in (remote.directory / "elsewhere.html").read_text(encoding="utf-8")
     assert len(list((remote.directory / "elsewhere").rglob("power.parquet"))) == 4
 
 

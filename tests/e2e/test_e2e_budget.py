@@ -18,6 +18,8 @@ pytestmark = pytest.mark.e2e
 
 def run(directory: Path, repetitions: int, cap_hours: float | None) -> tuple[dict, str]:
     text = TINY.replace("  repetitions: 2", f"  repetitions: {repetitions}")
+    # Most of a trial is its two idle phases, whose length does not hang on what else this machine does.
+    text = text.replace("idle: 40ms", "idle: 700ms")
     budget = "" if cap_hours is None else f"budget: {{gpu_hours: {cap_hours!r}}}\n"
     (directory / "tiny.yaml").write_text(text + budget, encoding="utf-8")
     command = [sys.executable, "-m", "rayscale.cli", "run", "tiny.yaml", "--json", "--no-report"]
@@ -35,9 +37,10 @@ def test_the_cap_stops_the_sweep_before_it_is_reached_and_a_higher_one_continues
     run(tmp_path, 2, None)  # 2 blocks say what a block takes here and now
     cap = hours(ledger) * 2.2
 
-    document, said = run(tmp_path, 6, cap)
+    planned = 14  # far more than the cap allows, also when the machine gets faster meanwhile
+    document, said = run(tmp_path, planned, cap)
     done = len(ledger.records())
-    assert 4 < done < 12
+    assert 4 < done < 2 * planned
     assert done % 2 == 0, "it stops at a block boundary"
     assert document["completed"] == done - 4
     assert document["failed"] == {}
@@ -45,10 +48,10 @@ def test_the_cap_stops_the_sweep_before_it_is_reached_and_a_higher_one_continues
     assert "the sweep stops here" in said
     assert hours(ledger) <= cap
 
-    document, said = run(tmp_path, 6, cap)
+    document, said = run(tmp_path, planned, cap)
     assert document["completed"] == 0, "the same cap again starts nothing"
     assert "the sweep stops here" in said
 
-    document, _ = run(tmp_path, 6, 100 * cap)
+    document, _ = run(tmp_path, done // 2 + 1, 100 * cap)
     assert document["stopped"] is None
-    assert len(ledger.records()) == 12
+    assert len(ledger.records()) == done + 2

@@ -1,19 +1,26 @@
-"""Sweeps handed to a real cluster (Ray's own head, token on): alone, one after the other, telling no secret."""
+"""Sweeps handed to a real cluster (`ray up`, token on): alone, one after the other, telling no secret.
+
+One keeps its ledger in a bucket (a real S3 API on loopback, credentials in the head's environment), one on its disk.
+"""
 
 from __future__ import annotations
 
 import json
+import subprocess
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 import pytest
+from buckets import KEY, SECRET, bucket
 from head import Head, running_head
 from tiny import TINY
 
 from rayscale.cluster.sockets import listeners
 from rayscale.ledger import Ledger
 from rayscale.record import Record
+from rayscale.storage import Storage, join
 
 pytestmark = [
     pytest.mark.e2e,
@@ -26,16 +33,50 @@ MODULES = ("json", "random", "torch", "ray", "typing")
 """Names of corpus files that would hide modules if they came onto the workers' import path."""
 
 
+@dataclass(frozen=True)
+class Lab:
+    """The cluster and where its sweeps keep their ledgers: one in a bucket, the other on the head's disk."""
+
+    head: Head
+    bucket: str
+
+    def storage(self, name: str) -> str:
+        return self.bucket if name == "one" else str(self.head.directory / "results")
+
+    def ledger(self, name: str) -> Ledger:
+        return Ledger(join(self.storage(name), name))
+
+    def submit(self, name: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+        result = self.head.call("submit", f"{name}.yaml", "--storage", self.storage(name), *arguments)
+        assert result.returncode == 0, result.stderr
+        return result
+
+    def await_records(self, name: str, count: int) -> None:
+        deadline = time.monotonic() + 200
+        while len(self.ledger(name).completed()) < count:
+            assert time.monotonic() < deadline, f"{name} does not get on: {self.head.said[-2:]}"
+            time.sleep(0.1)
+
+    def started(self, name: str) -> dict[str, str]:
+        """Return when each finished trial began."""
+        return {record.trial_key: record.started_at for record in self.ledger(name).records()}
+
+
 @pytest.fixture(scope="module")
-def head() -> Iterator[Head]:
-    with running_head() as running:
+def lab() -> Iterator[Lab]:
+    with bucket() as address, running_head() as running:
         (running.directory / "one.yaml").write_text(_sweep("one", 2), encoding="utf-8")
-        (running.directory / "two.yaml").write_text(_sweep("two", 12), encoding="utf-8")
+        (running.directory / "two.yaml").write_text(_sweep("two", 8), encoding="utf-8")
         for number, name in enumerate(MODULES):
             (running.directory / f"{name}.py").write_text(
                 "".join(f"value_{line} = {line * number}\n" for line in range(400)), encoding="utf-8"
             )
-        yield running
+        yield Lab(running, address)
+
+
+@pytest.fixture(scope="module")
+def head(lab: Lab) -> Head:
+    return lab.head
 
 
 def _sweep(name: str, repetitions: int) -> str:
@@ -43,23 +84,6 @@ def _sweep(name: str, repetitions: int) -> str:
     synthetic = "synthetic: {kind: markov, vocab_size: 64, tokens: 20_000, seed: 3}"
     assert synthetic in text
     return text.replace(synthetic, 'files: ["*.py"]\n  tokenizer: bytes\n  held_out: 0.2')
-
-
-def records(head: Head, name: str) -> list[Record]:
-    return Ledger(head.directory / "results" / name).records()
-
-
-def submit(head: Head, name: str, *arguments: str) -> str:
-    result = head.call("submit", f"{name}.yaml", "--storage", str(head.directory / "results"), *arguments)
-    assert result.returncode == 0, result.stderr
-    return result.stdout.strip()
-
-
-def await_records(head: Head, name: str, count: int) -> None:
-    deadline = time.monotonic() + 150
-    while len(records(head, name)) < count:
-        assert time.monotonic() < deadline, f"{name} does not get on: {head.said[-2:]}"
-        time.sleep(0.1)
 
 
 ENDPOINTS = [
@@ -76,6 +100,12 @@ ENDPOINTS = [
     ("GET", "/logical/actors"),
     ("PUT", "/api/serve/applications/"),
 ]
+
+
+def test_ray_exec_reaches_the_node_that_ray_up_made(head: Head) -> None:
+    told = head.launch("exec", ". ~/.profile; rayscale node-resources --host test")
+    assert told.returncode == 0, told.stderr
+    assert '{"cpu:test-0": 1}' in told.stdout
 
 
 @pytest.mark.parametrize(("method", "path"), ENDPOINTS)
@@ -97,32 +127,32 @@ def test_a_wrong_or_missing_token_is_one_clear_line(head: Head) -> None:
     assert missing.stderr.count("\n") == wrong.stderr.count("\n") == 1
 
 
-def test_two_sweeps_run_one_after_the_other_and_a_stopped_one_continues(head: Head) -> None:
-    first = submit(head, "one")
-    second = submit(head, "two")
-    assert submit(head, "two") == second  # the same again, while it is there, is the same job
-    await_records(head, "one", 1)
+def test_two_sweeps_run_one_after_the_other_and_a_stopped_one_continues(lab: Lab, head: Head) -> None:
+    first, second = lab.submit("one").stdout.strip(), lab.submit("two").stdout.strip()
+    assert lab.submit("two").stdout.strip() == second  # the same again, while it is there, is the same job
+    lab.await_records("one", 1)
     open_sockets = listeners(head.pids())
     assert len(open_sockets) > 8
     assert [socket for socket in open_sockets if not socket.loopback] == []
 
-    await_records(head, "two", 1)
-    assert max(_end(record) for record in records(head, "one")) < min(_start(record) for record in records(head, "two"))
+    lab.await_records("two", 1)
+    one, two = lab.ledger("one"), lab.ledger("two")
+    assert len(one.records()) == 4
+    assert {"plan.json", "report.html", "analysis.json"} <= set(one.storage.list(""))
+    assert max(_end(record) for record in one.records()) < min(_start(record) for record in two.records())
     waited = head.call("cluster", "logs", second).stdout
     assert f"waiting for sweep one (job {first}), which has the cluster" in waited
 
-    stopped = head.call("cluster", "stop", second)
-    assert stopped.stdout == f"{second}: STOPPED\n"
-    kept = {record.trial_key: record.started_at for record in records(head, "two")}
-    assert 1 <= len(kept) < 24
-
-    followed = head.call("submit", "two.yaml", "--storage", str(head.directory / "results"), "--follow")
-    assert followed.returncode == 0, followed.stderr
+    assert head.call("cluster", "stop", second).stdout == f"{second}: STOPPED\n"
+    assert f"stopped: {len(two.completed())} of 16 trials are completed" in head.call("cluster", "logs", second).stdout
+    kept = lab.started("two")
+    assert 1 <= len(kept) < 16
+    followed = lab.submit("two", "--follow")
     assert followed.stdout.strip() != second
-    after = {record.trial_key: record.started_at for record in records(head, "two")}
-    assert len(after) == 24
+    after = lab.started("two")
+    assert len(after) == 16
     assert {key: after[key] for key in kept} == kept
-    assert (head.directory / "results" / "two" / "report.html").stat().st_size > 1000
+    assert "report.html" in two.storage.list("")
 
 
 def _start(record: Record) -> float:
@@ -133,13 +163,12 @@ def _end(record: Record) -> float:
     return record.phases[-1].end
 
 
-def test_a_finished_sweep_submitted_again_does_nothing(head: Head) -> None:
-    before = {record.trial_key: record.started_at for record in records(head, "one")}
-    again = head.call("submit", "one.yaml", "--storage", str(head.directory / "results"), "--follow", "--json")
-    assert again.returncode == 0, again.stderr
+def test_a_finished_sweep_submitted_again_does_nothing(lab: Lab, head: Head) -> None:
+    before = lab.started("one")
+    again = lab.submit("one", "--follow", "--json")
     assert json.loads(again.stdout)["status"] == "SUCCEEDED"
     assert "nothing to do" in again.stderr
-    assert {record.trial_key: record.started_at for record in records(head, "one")} == before
+    assert lab.started("one") == before
     listed = json.loads(head.call("cluster", "status", "--json").stdout)["jobs"]
     assert [(view["sweep"], view["status"]) for view in listed] == [
         ("one", "SUCCEEDED"),
@@ -149,18 +178,6 @@ def test_a_finished_sweep_submitted_again_does_nothing(head: Head) -> None:
     ]
 
 
-def test_no_secret_is_written_or_printed(head: Head) -> None:
-    """Last test on this cluster: everything is looked through, Ray's own logs and MLflow's database too."""
-    canaries = (head.token.encode(), head.secret.encode())
-    files = [path for path in head.directory.rglob("*") if path.is_file() and path != head.directory / "token"]
-    assert any("job-driver-" in path.name for path in files)
-    assert any(path.name == "mlflow.db" for path in files)
-    found = [str(path) for path in files if any(canary in path.read_bytes() for canary in canaries)]
-    said = "".join(head.said).encode()
-    assert found == []
-    assert not any(canary in said for canary in canaries)
-
-
 def test_only_what_the_sweep_names_was_sent(head: Head) -> None:
     unpacked = list((head.directory / "ray").rglob("working_dir_files/_ray_pkg_*/rayscale-sweep"))
     assert unpacked
@@ -168,3 +185,35 @@ def test_only_what_the_sweep_names_was_sent(head: Head) -> None:
         sweeps = {path.name for path in directory.glob("*.yaml")}
         assert sweeps in ({"one.yaml"}, {"two.yaml"})
         assert {path.name for path in directory.rglob("*")} - sweeps == {f"{name}.py" for name in MODULES}
+
+
+def test_no_secret_is_written_or_printed(lab: Lab, head: Head) -> None:
+    """After all sweeps: everything is looked through, Ray's own logs and MLflow's database too."""
+    canaries = (head.token.encode(), KEY.encode(), SECRET.encode())
+    files = [path for path in head.directory.rglob("*") if path.is_file() and path.name not in ("token", "auth_token")]
+    assert any("job-driver-" in path.name for path in files)
+    assert any(path.name == "mlflow.db" for path in files)
+    written = {str(path): path.read_bytes() for path in files} | dict(_objects(lab.ledger("one").storage, ""))
+    assert any(name.endswith("record.json") for name in written)
+    found = [name for name, content in written.items() if any(canary in content for canary in canaries)]
+    said = "".join(head.said).encode()
+    assert found == []
+    assert not any(canary in said for canary in canaries)
+
+
+def _objects(storage: Storage, path: str) -> Iterator[tuple[str, bytes]]:
+    """Yield everything in the bucket below a path."""
+    for name in storage.list(path):
+        below = f"{path}/{name}".lstrip("/")
+        if storage.list(below):
+            yield from _objects(storage, below)
+        else:
+            yield f"s3://{below}", storage.read(below) or b""
+
+
+def test_ray_down_ends_it(head: Head) -> None:
+    """Last test on this cluster."""
+    assert len(head.pids()) > 5
+    down = head.launch("down", "--yes")
+    assert down.returncode == 0, down.stderr
+    assert head.pids() == []

@@ -66,7 +66,7 @@ def measure(
     Args:
         script: What the library reads; it must be named in the environment.
         directory: The attempt's.
-        *lines: Further statements; `{begin}`, `{middle}` and `{end}` are those of the load.
+        *lines: Further statements; `{begin}`, `{quarter}`, `{middle}` and `{end}` are those of the load.
         disturb: What happens to the sampler at `middle`; returns the one that samples from then on.
         sampler: What samples at first; None: a `SamplerProcess`.
         notes: Reasons that a slot adds.
@@ -80,7 +80,7 @@ def measure(
     middle, end = begin + seconds[0], begin + sum(seconds)
     changes = ((begin, 300.0), (middle, 500.0), (end, 60.0))
     statements = [*(f"power {at} {watts}" for at, watts in changes), *lines]
-    text = HEAD + "\n".join(statements).format(begin=begin, middle=middle, end=end)
+    text = HEAD + "\n".join(statements).format(begin=begin, quarter=(begin + middle) / 2, middle=middle, end=end)
     script.with_suffix(".next").write_text(text + "\n")
     script.with_suffix(".next").replace(script)
     with (directory / "log.jsonl").open("w", encoding="utf-8") as file:

@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from energy_traces import sampled, trace_of
+from energy_traces import reading, sampled, trace_of
 from fault_bench import START, Outcome, attempt
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -15,6 +15,10 @@ from simgpu import PROFILES, Load, SimGpu
 
 from rayscale.energy.agreement import compare
 from rayscale.energy.integrate import choose_estimate, integrate_window, power_steps
+from rayscale.energy.measure import energy_result
+from rayscale.energy.quality import judge
+from rayscale.record import Phase
+from rayscale.spec import EnergySpec
 
 SECONDS = 20.0
 
@@ -101,6 +105,24 @@ def test_without_a_change_all_parts_agree_exactly(holes: list[float], end: float
         assert energy is None or energy == pytest.approx(200.0 * seen.seconds)
     if not holes:
         assert seen.seconds == pytest.approx(end)
+
+
+def test_a_quotient_that_begins_anew_after_a_gap_is_no_disagreement() -> None:
+    """A counter-only source whose sampler was replaced: its first power after the gap is not that of the gap."""
+    watts = [5.0 if index < 60 else 15.0 for index in range(200)]
+    energy = np.concatenate([[0.0], np.cumsum(watts)]) * 0.1
+    kept = [index for index in range(201) if not 50 < index < 80]
+    known = [None, *watts]
+    rows = [reading(0.1 * i, None if i in (0, 80) else known[i], float(energy[i])) for i in kept]
+    trace = trace_of(rows, "estimated")
+    phases = [Phase(name="train", start=2.03, end=18.04)]
+    result = energy_result(trace, phases, EnergySpec())
+    train = result.phases["train"]
+    assert train.energy_j == pytest.approx(5.0 * 3.97 + 15.0 * 12.04)
+    assert train.integral_j is not None
+    assert train.integral_j > 1.03 * train.energy_j  # what was held back through the gap
+    found = {reason.code for reason in judge(trace, phases, result, EnergySpec(), None).reasons}
+    assert found == {"estimated", "coverage"}
 
 
 def test_where_little_is_left_the_gaps_are_allowed_for() -> None:

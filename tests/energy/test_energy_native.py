@@ -76,26 +76,24 @@ def test_everything_wrong_at_once_is_named(measured) -> None:
     assert run.train.energy_j == pytest.approx(run.truth_j, rel=0.25)
 
 
-def test_power_that_cannot_be_is_refused_and_named(measured) -> None:
-    run = measured("shows 0 {begin} {middle}", "shows 60000 {middle} {end}", "ecc {middle} 2", "policy {middle} 1410")
-    assert {"nvml_errors", "ecc_errors", "clock_policy_changed"} <= run.codes
-    words = run.words["nvml_errors"]
-    assert "averaged power: value 0" in words
-    assert "instantaneous power: value 0" in words
-    assert "averaged power: implausible 6e+04 W" in words
-    assert run.words["ecc_errors"].startswith("2 uncorrected")
-    assert run.record.energy.method.startswith("counter; ")
-    assert run.error_j <= run.train.bound_j
-    assert (run.train.integral_j, run.train.instant_j) == (None, None)
-
-
-def test_old_answers_are_no_answers(measured) -> None:
-    """The driver repeats what it said half a minute ago, without an error; only the time stamps tell."""
-    run = measured("old 30 {begin} {end}")
+def test_power_that_cannot_be_and_old_answers_are_refused_by_name(measured) -> None:
+    """No power, 60 kW, then a driver that repeats without an error what it said half a minute ago."""
+    run = measured(
+        "shows 0 {begin} {quarter}",
+        "shows 60000 {quarter} {middle}",
+        "old 30 {middle} {end}",
+        "ecc {middle} 2",
+        "policy {middle} 1410",
+    )
+    assert {"nvml_errors", "coverage", "ecc_errors", "clock_policy_changed"} <= run.codes
+    assert run.trace is not None
+    faults = {fault for poll in run.trace.fault if poll for fault in poll.split("; ")}
     for what in ("averaged power", "instantaneous power"):
-        assert f"{what}: STALE" in run.words["nvml_errors"]
-    assert "coverage" in run.codes
-    assert run.train.integral_j is None
+        assert {f"{what}: value 0", f"{what}: implausible 6e+04 W", f"{what}: STALE"} <= faults
+    assert "STALE" in run.words["nvml_errors"]
+    assert run.words["ecc_errors"].startswith("2 uncorrected")
+    assert (run.train.integral_j, run.train.instant_j) == (None, None)
+    assert run.record.energy.method.startswith("counter; ")
     assert run.train.counter_j == pytest.approx(run.truth_j, rel=0.05)
     assert run.error_j <= run.train.bound_j
 

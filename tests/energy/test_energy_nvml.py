@@ -227,7 +227,7 @@ def test_the_module_speaks_only_where_the_gpu_does_not() -> None:
         (0, old | {185, 186}, "scope GPU", (None, None, True)),
     ):
         gpu = FakeGpu("GPU-x", signal=lambda t: 300.0, scope=scope, failing=set(failing))
-        clock = Clock()
+        clock = Clock(1.0)
         reader = NvmlReader("GPU-x", nvml=FakeNvml(gpu, clock=clock), clock=clock, sleep=clock.advance)
         assert words in reader.method
         reading = reader.read_edge()

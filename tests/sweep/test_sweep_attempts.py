@@ -24,7 +24,7 @@ from rayscale.record import Settling
 from rayscale.spec import EnergySpec
 from rayscale.specfile import parse_spec
 from rayscale.sweep.attempts import AttemptResult, SlotHost, _settle, run_attempt
-from rayscale.sweep.devices import SlotDevice
+from rayscale.sweep.devices import Binding, SlotDevice
 from rayscale.sweep.forkserver import ForkServer
 from rayscale.sweep.settling import DeviceState
 from rayscale.training.data import prepare
@@ -311,3 +311,14 @@ def test_where_no_sensor_tells_nothing_is_waited_for(host: SlotHost) -> None:
     result = attempt(host, plan_of(), 0)
     assert result.record is not None
     assert result.record.settling is None
+
+
+@pytest.mark.parametrize(("binding", "flagged"), [("resource", False), ("best effort", True)])
+def test_the_binding_is_recorded_and_flagged_where_nothing_holds_the_block(
+    host: SlotHost, binding: Binding, flagged: bool
+) -> None:
+    host.device = SlotDevice("any@n1-0", None, "", node="n1", binding=binding)
+    result = attempt(host, plan_of(), 0)
+    assert result.record is not None
+    assert result.record.environment["binding"] == {"device": "any@n1-0", "node": "n1", "by": binding}
+    assert ("device_not_pinned" in {reason.code for reason in result.record.quality.reasons}) is flagged

@@ -152,6 +152,20 @@ def test_a_lost_device_gives_its_block_back_before_blocks_that_nobody_began() ->
     assert world.records.keys().isdisjoint(trial.trial_key for trial in plan.blocks()[mine])
 
 
+def test_what_is_done_again_has_all_its_attempts_again() -> None:
+    plan, fleet = make_plan(1, 1), MovingFleet("a", "b")
+    world = World(plan, fleet, 0, max_attempts=2)
+    world.suggest_all()
+    first = world.busy()[0]
+    world.end_one(first, "failed")
+    fleet.leave(first)
+    for _ in range(2):
+        world.suggest_all()
+        world.end_one(world.busy()[0], "failed")
+    assert world.suggest_all()
+    assert world.returned == {0}
+
+
 def test_what_waited_for_a_lost_device_is_abandoned() -> None:
     fleet = MovingFleet("a", "b")
     world = World(make_plan(3, 4), fleet, 0)
@@ -212,6 +226,9 @@ def test_a_block_that_an_earlier_run_began_goes_on_where_it_began_or_from_its_st
 
     fleet = MovingFleet(*(("old", "new") if present else ("new",)))
     world = Begun(plan, fleet, 0)
+    world.suggest_all()
+    if present:  # before any block that nobody began
+        assert world.out["old"][0][1]["trial_key"] in {trial.trial_key for trial in plan.blocks()[2]}
     for _ in range(100):
         if world.suggest_all():
             break

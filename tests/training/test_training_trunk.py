@@ -13,7 +13,7 @@ from training_helpers import tiny_session, tiny_spec
 from rayscale.spec import SweepSpec
 from rayscale.training.optim import learning_rate, trunk_steps
 from rayscale.training.order import Budget
-from rayscale.training.session import Session
+from rayscale.training.session import Session, StepLog
 
 WSD = {"schedule": "wsd", "share_prefix": True, "warmup_tokens": 100}
 BUDGETS = (700, 1400, 2803)
@@ -62,7 +62,8 @@ def test_progress_counts_the_tokens_taken_over(tmp_path: Path) -> None:
     small = tiny_session(tmp_path, wsd_spec(), BUDGETS[0])
     small.advance(lambda _: None, small.branch_step)
     small.keep_trunk(tmp_path / "state.pt", "me")
-    large, logs = tiny_session(tmp_path, wsd_spec(), BUDGETS[1]), []
+    large = tiny_session(tmp_path, wsd_spec(), BUDGETS[1])
+    logs: list[StepLog] = []
     large.take_trunk(tmp_path / "state.pt", "me")
     large.train(logs.append)
     assert logs[-1].tokens == BUDGETS[1]

@@ -4,6 +4,7 @@
     pruning      model.prune: the smallest weights are zero and stay zero
     distilling   model.distill_from: a frozen teacher's distribution is part of the target
     teachers     where that teacher comes from: loaded, or trained once on the sweep's data
+    fp8          train.precision: fp8: products of the blocks in fp8
     quantizing   eval.quantize: linear layers in int8 or int4 for a second evaluation after training
     applying     what a trial's settings do to its model, and what that costs in FLOPs
 

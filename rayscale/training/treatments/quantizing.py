@@ -1,7 +1,7 @@
 """Linear layers in int8 or int4, for an evaluation after training.
 
     int8   weights per output channel, activations per row at run time, both symmetric; the product runs in int8 with
-           int32 sums (torch._int_mm, which CPUs with VNNI and GPUs have): a real kernel, less time and energy
+           int32 sums (torch._int_mm, which CPUs with VNNI and GPUs have): a real kernel, faster from widths of some 500
     int4   weights in groups of 32 inputs, symmetric, 15 levels; simulated: they are rounded, then multiplied as
            floats, so only the loss says something; time and energy do not
 
@@ -68,6 +68,7 @@ def quantize_model(model: Any, kind: Kind) -> Quantized:
         codes, scales = round_rows(layer.weight.detach(), 8) if kind == "int8" else round_groups(layer.weight.detach())
         after += (codes.numel() if kind == "int8" else -(-codes.numel() // 2)) + 4 * scales.numel()
         layer.weight.requires_grad_(False).copy_(restore(codes, scales))
+        layer.__dict__.pop("forward", None)  # fp8 products were for training
         if real:
             layer.forward = _int8_forward(layer, codes.t().contiguous(), scales.flatten())
     for _, block in model_blocks(model):

@@ -1,0 +1,82 @@
+"""Data-parallel training with gloo: the losses of one process, whatever the number of ranks."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from training_helpers import tiny_session, tiny_spec
+from training_rank import train_rank
+
+from rayscale.sweep.forkserver import ForkServer
+from rayscale.training.feed import Feed, stream_gather
+from rayscale.training.order import IGNORED, Budget, row_sequence
+from rayscale.training.preload import PRELOAD
+from rayscale.training.ranks import Ranks, join
+
+TOKENS = 645
+"""Ten full steps of 64 targets, and a last one of 5 that a second rank has no part in."""
+
+
+@pytest.fixture(scope="module")
+def forks() -> ForkServer:
+    server = ForkServer(["rayscale.trial", *PRELOAD])
+    assert server.missing() == []
+    return server
+
+
+@pytest.mark.parametrize("train", [{"micro_batch_size": 1}, {"micro_batch_size": 2, "grad_clip": None}])
+def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path, forks: ForkServer, train: dict[str, Any]) -> None:
+    alone = tiny_session(tmp_path, tiny_spec(train=train), TOKENS)
+    alone.warmup()
+    expected = alone.train(lambda _: None).losses
+    held_out = alone.evaluate().loss
+    with ThreadPoolExecutor(2) as pool:
+        two = list(pool.map(lambda rank: forks.call(train_rank, str(tmp_path), rank, 2, TOKENS, train), range(2)))
+    one = forks.call(train_rank, str(tmp_path), 0, 1, TOKENS, train)
+    assert one == (expected.tolist(), held_out)  # a single rank is the plain trial, bit for bit
+    assert two[0] == two[1]
+    np.testing.assert_allclose(two[0][0], expected, rtol=0, atol=1e-5)
+    assert two[0][1] == pytest.approx(held_out, abs=1e-5)
+    assert len(expected) == 11
+
+
+def test_a_session_that_has_begun_cannot_join(tmp_path: Path) -> None:
+    session = tiny_session(tmp_path, tiny_spec())
+    session.advance(lambda _: None, 1)
+    with pytest.raises(ValueError, match="at step 1"):
+        join(session, Ranks(0, 2))
+
+
+@given(
+    tokens=st.integers(1, 400),
+    length=st.integers(1, 9),
+    micro=st.integers(1, 3),
+    accumulation=st.integers(1, 3),
+    world=st.integers(1, 4),
+)
+def test_the_ranks_together_train_each_target_once(
+    tokens: int, length: int, micro: int, accumulation: int, world: int
+) -> None:
+    import torch
+
+    budget = Budget(tokens, length, micro * accumulation, micro)
+    stream = np.arange(500, dtype=np.uint16)
+    ids = row_sequence(1, 0, 40, budget.rows)
+    gather = stream_gather(stream, length, torch.device("cpu"))
+    feeds = [Feed(budget, ids, gather, rank, world) for rank in range(world)]
+    alone = Feed(budget, ids, gather)
+    for step in range(budget.steps):
+        whole = [
+            t for _, targets in alone.batch(step).micro_batches for t in targets.flatten().tolist() if t != IGNORED
+        ]
+        shares = [feed.batch(step) for feed in feeds]
+        assert {share.targets for share in shares} == {budget.targets(step)}
+        assert len({len(share.micro_batches) for share in shares}) == 1
+        found = [t for share in shares for _, targets in share.micro_batches for t in targets.flatten().tolist()]
+        assert [t for t in found if t != IGNORED] == whole
