@@ -114,7 +114,9 @@ def _energy(records: Sequence[Record]) -> Tree:
             phase.sensor_bound_j / phase.energy_j for phase in trains if phase.sensor_bound_j and phase.energy_j
         ),
         "verdicts": {name: verdicts[name] for name in VERDICTS},
-        "reasons": dict(Counter(code for record in records for code in {r.code for r in record.quality.reasons})),
+        "reasons": dict(
+            Counter(code for record in records for code in sorted({r.code for r in record.quality.reasons}))
+        ),
     }
 
 

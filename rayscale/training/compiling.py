@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import tempfile
 from collections.abc import MutableMapping
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -109,6 +110,9 @@ def use_shared_cache(device_name: str | None, environ: MutableMapping[str, str] 
     parts = (torch.__version__, torch.version.cuda, device_name, torch.backends.cpu.get_cpu_capability())
     key = hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
     environ = os.environ if environ is None else environ
+    # Some imports of a preloaded server ask torch for its default, which it then writes here as if the user had set it.
+    if environ.get("TORCHINDUCTOR_CACHE_DIR", "").startswith(os.path.join(tempfile.gettempdir(), "torchinductor_")):
+        del environ["TORCHINDUCTOR_CACHE_DIR"]
     environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(cache_directory() / "inductor" / key))
     return key
 

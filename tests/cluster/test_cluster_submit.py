@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+import sys
 import zipfile
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -211,8 +212,6 @@ def test_the_driver_becomes_the_run(tmp_path: Path, tiny_file: Path) -> None:
     found = versions()
     arguments = ["cluster", "drive", "tiny", "--rayscale", found["rayscale"], "--ray", found["ray"], "--", "none.yaml"]
     environment = {**os.environ, "RAYSCALE_STORAGE": str(tmp_path), "RAYSCALE_CACHE": str(tmp_path / "cache")}
-    import sys
-
     command = [sys.executable, "-m", "rayscale.cli", *arguments]
     result = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert result.returncode == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from training_helpers import TINY_LLAMA, tiny_session, tiny_spec
 
+from rayscale.environment import cache_directory
 from rayscale.spec import SweepSpec
 from rayscale.training import compiling
 from rayscale.training.compiling import choose_compile, compile_blocks, compile_facts, use_shared_cache
@@ -162,3 +164,9 @@ def test_compiled_kernels_are_kept_per_node_software_and_device(
     assert environ == {"TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "inductor" / key)}
     assert use_shared_cache("NVIDIA A10G", environ) != key
     assert environ["TORCHINDUCTOR_CACHE_DIR"].endswith(key), "what is set stays"
+
+
+def test_the_default_that_torch_writes_into_the_environment_is_not_the_users_choice() -> None:
+    environ = {"TORCHINDUCTOR_CACHE_DIR": str(Path(tempfile.gettempdir(), "torchinductor_me"))}
+    key = use_shared_cache(None, environ)
+    assert environ["TORCHINDUCTOR_CACHE_DIR"] == str(cache_directory() / "inductor" / key)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
+import os
 from pathlib import Path
 
 import pytest
@@ -74,12 +74,13 @@ def test_a_name_cannot_lead_out_of_the_cache(tmp_path: Path, monkeypatch: pytest
     assert [path.name for path in (tmp_path / "a" / "inductor").iterdir()] == ["x.bin"]
 
 
-@pytest.mark.e2e
-@pytest.mark.skipif(shutil.which("g++") is None, reason="torch compiles for a CPU with g++")
+@pytest.mark.skipif(
+    "RAYSCALE_COMPILE_TEST" not in os.environ, reason="compiling takes a minute: RAYSCALE_COMPILE_TEST=1"
+)
 def test_what_one_node_compiled_is_found_by_another(tmp_path: Path) -> None:
     forks = ForkServer(["rayscale.trial", *PRELOAD])
     first, second = (forks.call(train_compiled, str(tmp_path / node), str(tmp_path / "ledger")) for node in "ab")
     assert (first["fetched"], first["sent"], second["fetched"], second["sent"]) == (0, True, 1, False)
-    assert first["cache_misses"] > 0
+    assert first["cache_misses"] > 0  # in a cache of this node's own, not in one that a preloaded import has named
     assert (second["cache_hits"], second["cache_misses"]) == (first["cache_hits"] + first["cache_misses"], 0)
     assert second["loss_digest"] == first["loss_digest"]
