@@ -24,7 +24,8 @@ BASE_COLUMNS = (
     *("energy_estimated", "energy_j", "energy_bound_j", "net_energy_j", "energy_counter_j", "energy_integral_j"),
     *("energy_instant_j", "power_mean_w", "power_rms_w", "idle_w", "power_samples", "coverage", "temp_start_c"),
     *("temp_end_c", "verdict", "reasons", "attempts", "started_at", "shared_prefix", "segment_tokens", "segment_s"),
-    "segment_energy_j",
+    *("segment_energy_j", "trainable_params", "nonzero_params", "teacher_flops", "eval_loss_unquantized"),
+    "eval_energy_j",
 )
 """Columns of `record.flatten`, so that an empty ledger has its columns too."""
 

@@ -75,8 +75,8 @@ def _norm_function() -> Any:
             normal, root, weight = ctx.saved_tensors
             gradient, width = gradients[0], weight.numel()
             product = gradient * normal
-            mean = torch.mv(product.view(-1, width), weight).view(root.shape).div_(-width)
+            mean = torch.mv(product.reshape(-1, width), weight).view(root.shape).div_(-width)
             into = torch.addcmul(gradient * weight, normal, mean).mul_(root)
-            return into, product.view(-1, width).sum(0) if ctx.needs_input_grad[1] else None, None
+            return into, product.reshape(-1, width).sum(0) if ctx.needs_input_grad[1] else None, None
 
     return RmsNorm

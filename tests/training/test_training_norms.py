@@ -44,6 +44,19 @@ def test_the_gradients_are_those_of_the_function() -> None:
     assert torch.autograd.gradcheck(lambda a, b: apply(a, b, 1e-3), (x, weight))
 
 
+def test_heads_that_lie_across_memory_are_normed_too() -> None:
+    """Qwen3 norms each head of a transposed tensor; its gradient cannot be viewed as rows."""
+    theirs, ours = norm_of(16), norm_of(16)
+    lean_norms(ours)
+    x = torch.randn(2, 5, 4, 16)
+    inputs = [x.clone().requires_grad_() for _ in range(2)]
+    gradient = torch.randn(2, 4, 5, 16)
+    for module, value in zip((theirs, ours), inputs, strict=True):
+        module(value).transpose(1, 2).backward(gradient)
+    torch.testing.assert_close(inputs[1].grad, inputs[0].grad, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(ours.weight.grad, theirs.weight.grad, rtol=1e-5, atol=1e-5)
+
+
 def test_frozen_weights_get_no_gradient() -> None:
     module = norm_of()
     lean_norms(module)
