@@ -156,7 +156,7 @@ def test_the_gap_is_accounted_for(blows: dict[str, Blow], how: str) -> None:
     back = blows[how].event("sampler_restarted")["t"]
     unwritten = 1.0  # samples are on disk within 1 s
     assert steps.min() > 0
-    assert 0.2 < steps.max() < back - blows[how].struck_at + unwritten + 0.2
+    assert steps.max() < back - blows[how].struck_at + unwritten + 0.2
     start, end = (getattr(next(p for p in record.phases if p.name == "train"), edge) for edge in ("start", "end"))
     uncovered = steps[(trace.t[1:] > start) & (trace.t[:-1] < end)].max() / (end - start)
     assert train.coverage == pytest.approx(1 - uncovered, abs=0.1)
