@@ -12,6 +12,7 @@ from tiny import TINY
 
 from rayscale.accounting import account_ledger
 from rayscale.ledger import Ledger
+from rayscale.sweep.stopping import open_stopping
 
 pytestmark = pytest.mark.e2e
 
@@ -47,6 +48,9 @@ def test_the_cap_stops_the_sweep_before_it_is_reached_and_a_higher_one_continues
     assert "gpu_hours are spent" in document["stopped"]
     assert "the sweep stops here" in said
     assert hours(ledger) <= cap
+    again = open_stopping(ledger.read_plan(), ledger, print)
+    assert not again.may_start(0), "the same cap again starts nothing"
+    assert "gpu_hours are spent" in str(again.stopped())
 
     document, _ = run(tmp_path, done // 2 + 1, 100 * cap)
     assert document["stopped"] is None
