@@ -22,7 +22,7 @@ quickstart: $(VENV)/.runtime
 
 test: lint
 	@echo "tests (under 10 minutes on 2 cores)"
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && echo "ruff: clean"
