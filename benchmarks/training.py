@@ -1,10 +1,12 @@
 """Time per training step, and time around it: rayscale against a hand-written loop and the Trainer of transformers.
 
-On a CPU all ways train the same Llama on one thread, in turns, in one process; ratios are medians over rounds of CPU
-time, which other work on the machine disturbs less than wall time. `end to end` compares a 150-step trial forked from a
-warm slot's server with a fresh process that uses the Trainer: all wall time but the training steps.
+On a CPU all ways train the same Llama on one thread, in turns; ratios are medians over rounds of CPU time, which other
+work on the machine disturbs less than wall time. Every round is a process of its own, as its users have: rayscale sets
+the C library's allocator for its process (`training/allocator.py`), which in one process would serve the others too.
+`--together` takes one process for all, so that only the work of a step differs. `end to end` compares a 150-step trial
+forked from a warm slot's server with a fresh process that uses the Trainer: all wall time but the training steps.
 
-    python -m benchmarks.training [--rounds 15]             about 4 minutes on one core
+    python -m benchmarks.training [--rounds 15]             about 5 minutes on one core
     python -m benchmarks.training --device cuda             TinyLlama-1.1B on a GPU, under 10 minutes
 
 The Trainer needs `accelerate`, which rayscale does not install; without it that row is left out:
@@ -28,11 +30,26 @@ from pathlib import Path
 
 from benchmarks.training_loops import SIZES, TRIAL_STEPS, Bare, HfTrainer, Ours, Size, Span, Way, warm_trial
 from rayscale.environment import cpu_name, versions
+from rayscale.sweep.forkserver import ForkServer
+from rayscale.training.preload import PRELOAD
 
 STEPS = {"base": 12, "small": 60}
 """Steps of a round: about a second of each."""
 GOALS = {"base": (1.02, 1.08), "small": (1.02, 1.2)}
 """Ours over the bare loop at most; the Trainer over ours at least."""
+TRAINER = ["accelerate", "datasets", "transformers.trainer"]
+"""What the Trainer's rounds import."""
+
+
+class Forked:
+    """A way of which every round is a fresh fork of a server that holds what all ways import."""
+
+    def __init__(self, way: Way, forks: ForkServer) -> None:
+        self.name, self._way, self._forks = way.name, way, forks
+
+    def round(self, steps: int) -> Span:
+        """Train a fresh model for some steps, over there."""
+        return self._forks.call(self._way.round, steps)
 
 
 def interleaved(ways: Sequence[Way], steps: int, rounds: int) -> dict[str, list[Span]]:
@@ -66,12 +83,21 @@ def ratio(numerator: Sequence[Span], denominator: Sequence[Span]) -> tuple[float
     return middle, low, high
 
 
-def report_size(size: Size, cache: Path, rounds: int, with_trainer: bool) -> None:
-    """Measure one size and print its rows."""
+def measured(size: Size, cache: Path, rounds: int, with_trainer: bool, together: bool) -> dict[str, list[Span]]:
+    """Measure all ways of one size."""
     ways: list[Way] = [Ours(size, cache), Bare(size, cache)]
     ways.append(Ours(size, cache, "rayscale, deterministic off", deterministic=False))
     ways += [HfTrainer(size, cache), HfTrainer(size, cache, documented=False)] if with_trainer else []
-    found = interleaved(ways, STEPS[size.name], rounds)
+    if together:
+        return interleaved(ways, STEPS[size.name], rounds)
+    forks = ForkServer(["benchmarks.training_loops", *PRELOAD, *(TRAINER if with_trainer else [])])
+    forks.missing()  # starts the server
+    return interleaved([Forked(way, forks) for way in ways], STEPS[size.name], rounds)
+
+
+def report_size(size: Size, cache: Path, rounds: int, with_trainer: bool, together: bool) -> None:
+    """Measure one size and print its rows."""
+    found = measured(size, cache, rounds, with_trainer, together)
     bare, ours = found["bare loop"], found["rayscale"]
     print(f"\n{size.name}: {size.config['hidden_size']} wide, {size.config['num_hidden_layers']} layers, "
           f"{size.batch_size} x {size.sequence_length} tokens a step")  # fmt: skip
@@ -93,9 +119,6 @@ def report_size(size: Size, cache: Path, rounds: int, with_trainer: bool) -> Non
 
 def outside_warm(cache: Path, trials: int) -> list[float]:
     """Time trials forked from one warm server: wall time without the training phase. Units: s."""
-    from rayscale.sweep.forkserver import ForkServer
-    from rayscale.training.preload import PRELOAD
-
     forks = ForkServer(["benchmarks.training_loops", *PRELOAD])
     forks.missing()  # starts the server, as a slot's set-up does
     found = []
@@ -138,6 +161,7 @@ def main() -> int:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--size", choices=[size.name for size in SIZES], help="only this size, and no end-to-end part")
     parser.add_argument("--rounds", type=int, default=15, help="rounds per size (CPU)")
+    parser.add_argument("--together", action="store_true", help="all ways in one process (CPU)")
     args = parser.parse_args()
     if args.device == "cuda":
         from benchmarks.training_cuda import run_on_gpu
@@ -146,13 +170,14 @@ def main() -> int:
     with_trainer = importlib.util.find_spec("accelerate") is not None
     machine = f"{cpu_name()}, {os.cpu_count()} CPUs, load {os.getloadavg()[0]:.1f}"
     software = f"torch {versions()['torch']}, transformers {versions()['transformers']}"
-    print(f"{date.today()}  {machine}; {software}; {args.rounds} rounds, 1 thread")
+    print(f"{date.today()}  {machine}; {software}; {args.rounds} rounds, 1 thread, "
+          f"{'all ways in one process' if args.together else 'a process per round'}")  # fmt: skip
     if not with_trainer:
         print("HF Trainer: left out, `accelerate` is not importable (see the head of benchmarks/training.py)")
     with tempfile.TemporaryDirectory(prefix="rayscale-bench-") as cache:
         for size in SIZES:
             if args.size in (None, size.name):
-                report_size(size, Path(cache), args.rounds, with_trainer)
+                report_size(size, Path(cache), args.rounds, with_trainer, args.together)
         if args.size is None:
             report_start(Path(cache), with_trainer)
     print(f"load at the end {os.getloadavg()[0]:.1f}")

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from rayscale.analysis.accounting import LostAttempt, Part, SweepAccount, account_sweep, add_parts, trial_account
 from rayscale.analysis.accounting_tree import accounting_tree
-from rayscale.analysis.rates import rates_of
+from rayscale.analysis.rates import amounts, rates_of
 from rayscale.design import Plan, Trial
 from rayscale.errors import InputError
 from rayscale.ledger import Ledger
 from rayscale.record import Record
+from rayscale.spec import EnergySpec
 
 if TYPE_CHECKING:
     from rayscale.energy.trace import Trace
@@ -34,7 +35,8 @@ def account_ledger(ledger: Ledger, plan: Plan, records: Sequence[Record] | None 
     """
     records = ledger.records(plan) if records is None else records
     accepted = {record.trial_key: record.attempt for record in records}
-    waiting = {record.trial_key: _waiting(ledger, record) for record in records}
+    settings = {trial.trial_key: trial.spec.energy for trial in plan.trials}
+    waiting = {record.trial_key: _waiting(ledger, record, settings.get(record.trial_key)) for record in records}
     lost = [
         _lost(ledger, trial, attempt)
         for trial in plan.trials
@@ -65,11 +67,11 @@ def _is_open(ledger: Ledger, trial: Trial, attempt: int, accepted: Mapping[str, 
     return last and ledger.failure(trial.trial_key, attempt) is None and ledger.lock_holder() is not None
 
 
-def _waiting(ledger: Ledger, record: Record) -> dict[str, Part]:
+def _waiting(ledger: Ledger, record: Record, settings: EnergySpec | None) -> dict[str, Part]:
     """Look up what an accepted attempt took before its first phase and between phases.
 
-    Records made before these were stored are measured again from their trace; without one the record's own time between
-    phases stands, with its energy unknown.
+    Records made before these were stored are measured again from their trace, by the trial's own thresholds; without
+    one the record's own time between phases stands, with its energy unknown.
     """
     if record.energy.outside:
         stored = record.energy.outside.items()
@@ -80,18 +82,19 @@ def _waiting(ledger: Ledger, record: Record) -> dict[str, Part]:
     from rayscale.energy.measure import outside_windows
 
     decisive = [(phase.start, phase.end) for phase in record.phases if phase.name == "train"]
-    return {name: _part(trace, found, decisive) for name, found in outside_windows(trace, record.phases).items()}
+    outside = outside_windows(trace, record.phases)
+    return {name: _part(trace, found, decisive, settings) for name, found in outside.items()}
 
 
 def _seconds(windows: Windows) -> float:
     return sum(end - start for start, end in windows)
 
 
-def _part(trace: Trace, windows: Windows, decisive: Windows) -> Part:
+def _part(trace: Trace, windows: Windows, decisive: Windows, settings: EnergySpec | None) -> Part:
     """Integrate windows by the estimate that the training phase decides, as the record's phases are."""
     from rayscale.energy.integrate import choose_estimate, integrate_windows, phase_energy
 
-    estimate = choose_estimate(trace, integrate_windows(trace, decisive or windows))
+    estimate = choose_estimate(trace, integrate_windows(trace, decisive or windows), settings)
     found = phase_energy(trace, windows, estimate)
     return Part.of(_seconds(windows), found.energy_j, found.bound_j)
 
@@ -106,7 +109,9 @@ def _lost(ledger: Ledger, trial: Trial, attempt: int) -> LostAttempt:
     part = Part()
     if times and max(times) > min(times):
         window = (min(times), max(times))
-        part = _part(trace, [window], [window]) if trace is not None else Part.of(window[1] - window[0], None)
+        part = Part.of(window[1] - window[0], None)
+        if trace is not None:
+            part = _part(trace, [window], [window], trial.spec.energy)
     reason = failure.reason if failure else "no record"
     return LostAttempt(trial.trial_key, attempt, reason, trial.condition, part)
 
@@ -160,10 +165,16 @@ class Spending:
         key = (trial.trial_key, attempt)
         record = self._ledger.record(trial.trial_key)
         if record is not None and record.attempt == attempt:
-            self._parts[key] = trial_account(record, _waiting(self._ledger, record)).total
+            self._parts[key] = trial_account(record, _waiting(self._ledger, record, trial.spec.energy)).total
             self._accepted[trial.trial_key] = self._parts[key]
         elif self._ledger.failure(*key) is not None or record is not None:
             self._parts[key] = _lost(self._ledger, trial, attempt).part
+
+    def in_progress(self) -> Part:
+        """What attempts that have not ended took up to their last sign of life; read anew each time."""
+        attempts = ((trial, number) for trial in self._plan.trials for number in self._ledger.attempts(trial.trial_key))
+        open_ones = [(trial, number) for trial, number in attempts if (trial.trial_key, number) not in self._parts]
+        return add_parts(_lost(self._ledger, trial, number).part for trial, number in open_ones)
 
     @property
     def total(self) -> Part:
@@ -174,3 +185,21 @@ class Spending:
     def accepted(self) -> Mapping[str, Part]:
         """Trial key -> its accepted attempt."""
         return self._accepted
+
+
+def budget_state(ledger: Ledger, plan: Plan) -> dict[str, dict[str, float | None]]:
+    """Say how much of its budget a sweep has spent, while it runs or afterwards.
+
+    Args:
+        ledger: The ledger.
+        plan: Its plan, with the caps and prices of the sweep file.
+
+    Returns:
+        `gpu_hours, kwh, money` -> `spent` by attempts that have ended, `in_progress` of the others, `cap`. None: no cap
+        or price was given, or the energy is not known.
+    """
+    spending, rates = Spending(ledger, plan), rates_of(plan.spec.report)
+    spending.refresh()
+    spent, begun = amounts(spending.total, rates), amounts(spending.in_progress(), rates)
+    caps = plan.spec.budget.given
+    return {name: {"spent": spent[name], "in_progress": begun[name], "cap": caps.get(name)} for name in spent}

@@ -8,6 +8,7 @@ from typing import Any
 from rayscale.accounting import accounting_of
 from rayscale.analysis.equivalence_ratio import parse_margin
 from rayscale.analysis.fitted import sweep_scaling
+from rayscale.analysis.forecast_sweep import sweep_forecast
 from rayscale.analysis.looks import with_sequential
 from rayscale.analysis.resampling import RESAMPLES
 from rayscale.analysis.returns_tree import returns_trees
@@ -64,8 +65,9 @@ def analyze_ledger(ledger: Ledger, plan: Plan, dv: str | None = None, alpha: flo
     frame = ledger_frame(kept, spec.analysis.metrics, spec.report)
     tree |= {"accounting": accounting_of(ledger, plan, records)}
     tree |= returns_trees(frame, spec, bool(tree["energy_estimated"]))
-    if (scaling := sweep_scaling(frame, spec.name)) is not None:
-        tree["scaling"] = scaling
+    varied = [name for name, levels in spec.design.factors.items() if len(levels) > 1]
+    if (scaling := sweep_scaling(frame, spec.name, varied)) is not None:
+        tree |= {"scaling": scaling, "forecast": sweep_forecast(scaling, spec.report.forecast, spec.name)}
     if not changes:
         ledger.storage.write("analysis.json", (to_json(tree) + "\n").encode())
     return tree
@@ -148,10 +150,17 @@ def _further_text(tree: dict[str, Any]) -> list[str]:
     """Write what a sweep took and what its loss cost; nothing for a table."""
     from rayscale.analysis.accounting_tree import accounting_text
     from rayscale.analysis.fit_text import render_fit
+    from rayscale.analysis.forecast_sweep import forecast_text
     from rayscale.analysis.returns_text import returns_text
 
     scaling = f"Scaling law\n===========\n{render_fit(tree['scaling'])}" if "scaling" in tree else ""
-    parts = [returns_text(tree), scaling, accounting_text(tree["accounting"]) if tree.get("accounting") else ""]
+    outlook = f"Relative-loss forecast\n{'=' * 22}\n{forecast_text(tree['forecast'])}" if "forecast" in tree else ""
+    parts = [
+        returns_text(tree),
+        scaling,
+        outlook,
+        accounting_text(tree["accounting"]) if tree.get("accounting") else "",
+    ]
     return [f"{part}\n" for part in parts if part]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -36,7 +36,7 @@ class TrialJob:
         attempt: Number of the attempt, from 1.
         directory: Where the attempt writes.
         data: The prepared corpus.
-        device_uuid: UUID of the GPU to train on; None trains on the CPU.
+        device_uuid: UUID of the GPU to train on, several joined by `+`; None trains on the CPU.
         slot: Name of the slot, e.g. `cpu:0`.
         tflops_bench: Cached matrix-product rate of the device. Units: TFLOP/s.
         binding: What holds the trial's block on the device: `device`, `node`, `by`; None without a slot.
@@ -130,19 +130,30 @@ class PhaseLog:
         self.file.flush()
 
 
-def train_budget(session: Session, trunk: TrunkLink | None, log: PhaseLog) -> TrainResult:
+Together = Callable[[str], AbstractContextManager[object]]
+"""Has the other ranks of a trial do something while the context lasts."""
+
+
+def _by_itself(_: str) -> AbstractContextManager[object]:
+    return nullcontext()
+
+
+def train_budget(
+    session: Session, trunk: TrunkLink | None, log: PhaseLog, together: Together = _by_itself
+) -> TrainResult:
     """Train on the trial's budget within `train`; where a trunk is shared, in parts between which states are moved.
 
     Args:
         session: Warm, at step 0.
         trunk: What is shared; None: nothing.
         log: Receives the phases and progress.
+        together: Has the other ranks train; they share no trunk.
 
     Returns:
         What was trained.
     """
     if trunk is None:
-        with log.phase("train"):
+        with log.phase("train"), together("train"):
             trained = session.train(log.step)
             session.synchronize()
         return trained
@@ -243,6 +254,31 @@ def _wrong_device(job: TrialJob, outcome: TrialOutcome) -> list[Reason]:
     return [Reason(code="wrong_device", detail=detail, verdict="invalid")]
 
 
+class RankFailed(RayscaleError):  # noqa: N818 (an outcome of the attempt)
+    """Another rank of the trial ended or failed."""
+
+    def __init__(self, failure: Failure) -> None:
+        """Keep why.
+
+        Args:
+            failure: Its reason, and which rank it was.
+        """
+        self.failure = failure
+        super().__init__(f"{failure.reason}: {failure.detail}")
+
+
+def bell_of(job: TrialJob) -> EdgeBell:
+    """Make the bell that tells an attempt's sampler of the edges between phases.
+
+    Args:
+        job: The attempt.
+    """
+    from rayscale.energy.deviceset import places
+    from rayscale.energy.edges import EdgeBell
+
+    return EdgeBell(*places(job.directory, job.device_uuid))
+
+
 def explain_failure(error: BaseException) -> Failure:
     """Name why an attempt failed.
 
@@ -252,6 +288,8 @@ def explain_failure(error: BaseException) -> Failure:
     Returns:
         The failure with a stable reason code.
     """
+    if isinstance(error, RankFailed):
+        return error.failure
     kind = type(error).__name__
     if kind == "Diverged":
         reason = "diverged"

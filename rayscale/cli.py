@@ -95,6 +95,7 @@ clusters.command("check")(cluster.check)
 clusters.command()(cluster.status)
 clusters.command()(cluster.logs)
 clusters.command()(cluster.stop)
+clusters.command()(cluster.resume)
 # Everything after `--` belongs to `rayscale run`.
 clusters.command(hidden=True, context_settings={"allow_extra_args": True})(cluster.drive)
 

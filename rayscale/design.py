@@ -224,6 +224,8 @@ def trial_key(spec: SweepSpec, condition: Condition, repetition: int, seed: int)
     """Compute the identity of a trial.
 
     Settings at their defaults are left out, so that a new option in a later version does not orphan finished trials.
+    The number of ranks is in it although it changes losses by rounding only: time and energy are results as well, and
+    a cell that mixes them for one and for two GPUs would compare machines.
 
     Args:
         spec: The sweep with the condition applied.
@@ -245,6 +247,10 @@ def trial_key(spec: SweepSpec, condition: Condition, repetition: int, seed: int)
     if spec.data.files:  # where a corpus lies does not change the result; its content is checked by fingerprint
         identity["data"]["files"] = [pattern.rsplit("/", 1)[-1] for pattern in spec.data.files]
     identity["train"].pop("peak_tflops", None)  # what MFU is a share of changes nothing in the trial
+    if spec.world > 1:
+        identity["ranks"] = spec.world
+    else:
+        identity["train"].pop("parallel", None)  # nothing to share
     canonical = json.dumps(identity, sort_keys=True, separators=(",", ":"), ensure_ascii=True)
     return hashlib.sha256(canonical.encode()).hexdigest()[:16]
 

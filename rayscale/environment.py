@@ -16,6 +16,9 @@ from rayscale import __version__
 
 PACKAGES = ("torch", "transformers", "tokenizers", "datasets", "numpy", "ray", "mlflow", "statsmodels", "nvidia-ml-py")
 
+JOB_VARIABLE = "RAYSCALE_JOB"
+"""Variable that tells a run on a cluster's head the id of the job that it is."""
+
 
 def cache_directory() -> Path:
     """Return where prepared data and device facts are kept between sweeps.

@@ -8,26 +8,47 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from rayscale.energies import (
+    VERDICTS,
+    DeviceEnergy,
+    EnergyResult,
+    Part,
+    PhaseEnergy,
+    Quality,
+    Reason,
+    Verdict,
+    worst,
+)
 from rayscale.segments import Sharing, with_sharing
 
 Level = int | float | str | bool
+__all__ = [
+    "VERDICTS",
+    "Device",
+    "DeviceEnergy",
+    "EnergyResult",
+    "Evaluation",
+    "Level",
+    "Phase",
+    "PhaseEnergy",
+    "PhaseName",
+    "Quality",
+    "Reason",
+    "Record",
+    "Settling",
+    "Training",
+    "Verdict",
+    "evaluation_energy_j",
+    "flatten",
+    "worst",
+]
+
 PhaseName = Literal["idle", "load", "context_idle", "warmup", "train", "eval", "eval_quantized"]
-Verdict = Literal["clean", "suspect", "invalid"]
-
-VERDICTS: tuple[Verdict, ...] = ("clean", "suspect", "invalid")
-"""From best to worst."""
 
 
-class _Part(BaseModel):
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, extra="ignore")
-
-
-class Phase(_Part):
+class Phase(Part):
     """One named window of an attempt; a name may occur more than once (`eval` before and after training)."""
 
     name: PhaseName
@@ -44,12 +65,12 @@ class Phase(_Part):
         return self.end - self.start
 
 
-class Device(_Part):
+class Device(Part):
     """The device that trained, as the trial process saw it."""
 
     kind: Literal["cuda", "cpu"]
     uuid: str
-    """`GPU-...` as NVML writes it; for a CPU `cpu:<index>@<host>`."""
+    """`GPU-...` as NVML writes it, several joined by `+`; for a CPU `cpu:<index>@<host>`."""
     name: str
     host: str
     tflops_bench: float | None = None
@@ -57,10 +78,12 @@ class Device(_Part):
     peak_tflops: float | None = None
     """Dense peak for the trial's precision; None when unknown. Units: TFLOP/s."""
     peak_source: str | None = None
-    """Where the peak comes from: a data sheet, or `train.peak_tflops`."""
+    """Where the peak comes from: a data sheet, or `train.peak_tflops`. Of several devices, both rates are sums."""
+    ranks: tuple[str, ...] = ()
+    """Where each rank trained, by rank; empty for a trial of one process."""
 
 
-class Training(_Part):
+class Training(Part):
     """What the training phase did."""
 
     steps: int
@@ -91,6 +114,10 @@ class Training(_Part):
     """Parameters that are not zero after training, before any quantisation."""
     teacher_flops: float | None = None
     """FLOPs of a teacher's forward passes inside `train`; not in `flops`. None without a teacher."""
+    world_size: int = 1
+    """Processes that took each step together."""
+    parallel: str | None = None
+    """How they did: `ddp` or `fsdp`; None for one process."""
     precision: str
     threads: int
     import_s: float
@@ -100,7 +127,7 @@ class Training(_Part):
     warmup_s: float
 
 
-class Evaluation(_Part):
+class Evaluation(Part):
     """Held-out loss. Units: nats per token."""
 
     tokens: int
@@ -125,70 +152,7 @@ class Evaluation(_Part):
     """Loss of the same model before it was quantised."""
 
 
-class PhaseEnergy(_Part):
-    """Energy and power within one phase name (its windows added up). Units: J, W, s."""
-
-    duration_s: float
-    energy_j: float | None
-    """The estimate that `EnergyResult.method` names."""
-    counter_j: float | None = None
-    """Difference of the device's cumulative counter."""
-    integral_j: float | None = None
-    """Integral of averaged power."""
-    instant_j: float | None = None
-    """Integral of instantaneous power, where the device has it."""
-    bound_j: float | None = None
-    """Half-width of `energy_j`: the sum of the parts below that are known."""
-    edge_bound_j: float | None = None
-    """What the edges of the phase leave open: power may have changed between two samples, or within their window."""
-    gap_bound_j: float | None = None
-    """What gaps between samples leave open; 0 for a counter, which runs on through them."""
-    sampling_bound_j: float | None = None
-    """What a sensor that looks only part of the time leaves open (99 %, if the load is not in step with it)."""
-    sensor_bound_j: float | None = None
-    """Accuracy class of the sensor x energy: constant within a card, None where unknown."""
-    power_capped_share: float | None = None
-    """Share of the phase below the wanted clocks because of the power limit (NVML field 74)."""
-    thermal_share: float | None = None
-    """The same because of heat (NVML field 75)."""
-    mean_w: float | None = None
-    rms_w: float | None = None
-    sd_w: float | None = None
-    """Standard deviation of the power samples (n - 1)."""
-    samples: int = 0
-    backfilled: int = 0
-    """Samples that fill gaps between polls, from the driver's own buffer."""
-    coverage: float = 0.0
-    """Share of the phase that samples cover."""
-
-
-class EnergyResult(_Part):
-    """Energy of one attempt."""
-
-    source: Literal["nvml", "rapl", "estimated", "none"]
-    method: str
-    """Which estimate `energy_j` is, in words, with the quantity read (e.g. `estimated: 5 W + 10 W per busy CPU`)."""
-    estimated: bool
-    """True when energy comes from a model, not from a sensor; every place that shows it says so."""
-    phases: dict[str, PhaseEnergy]
-    net_energy_j: float | None
-    """Train energy minus idle power x train duration; never floored at 0."""
-    net_bound_j: float | None = None
-    """Half-width of `net_energy_j`: the bounds of both, the baseline's stretched to the length of the training."""
-    net_baseline: str | None
-    """Which idle was subtracted: `context_idle` or `idle`."""
-    idle_w: float | None
-    """Mean power of the subtracted baseline."""
-    idle_sd_w: float | None
-    temp_start_c: float | None
-    temp_end_c: float | None
-    outside: dict[str, PhaseEnergy] = {}
-    """What was drawn outside the phases: `settling` before the first, `between` them."""
-    sampler: dict[str, float | int | str | bool | None] = {}
-    """What the sampler did and cost: polls, lateness, real-time priority, call latency, own CPU time."""
-
-
-class Settling(_Part):
+class Settling(Part):
     """The wait for the device to be back at its block's start, before the first phase. Units: s, degrees Celsius, W."""
 
     waited_s: float
@@ -201,22 +165,7 @@ class Settling(_Part):
     reference_w: float | None
 
 
-class Reason(_Part):
-    """Why a verdict is not clean: a stable code and a sentence."""
-
-    code: str
-    detail: str
-    verdict: Verdict = "suspect"
-
-
-class Quality(_Part):
-    """How far the numbers can be trusted."""
-
-    verdict: Verdict
-    reasons: list[Reason] = []
-
-
-class Record(_Part):
+class Record(Part):
     """The accepted result of one trial (design 4.4)."""
 
     schema_version: int = 1
@@ -384,15 +333,3 @@ def evaluation_energy_j(record: Record) -> float | None:
     name = "eval_quantized" if "eval_quantized" in record.energy.phases else "eval"
     found, windows = record.energy.phases.get(name), sum(phase.name == name for phase in record.phases)
     return None if found is None or found.energy_j is None or not windows else found.energy_j / windows
-
-
-def worst(verdicts: Iterable[Verdict]) -> Verdict:
-    """Combine verdicts.
-
-    Args:
-        verdicts: Any number of verdicts.
-
-    Returns:
-        The worst of them; `clean` if there is none.
-    """
-    return max(verdicts, key=VERDICTS.index, default="clean")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 from rich.console import Console
@@ -85,7 +86,14 @@ def _scientific(value: float | None) -> str:
     return "n/a" if value is None else f"{value:.3g}"
 
 
-def render_status(ledger: Ledger, plan: Plan, counts: Status, holder: str | None, failures: dict[str, Failure]) -> str:
+def render_status(
+    ledger: Ledger,
+    plan: Plan,
+    counts: Status,
+    holder: str | None,
+    failures: dict[str, Failure],
+    budget: Mapping[str, Mapping[str, float | None]],
+) -> str:
     """Write how far a sweep is.
 
     Args:
@@ -94,6 +102,7 @@ def render_status(ledger: Ledger, plan: Plan, counts: Status, holder: str | None
         counts: Its trials by state.
         holder: Who runs it now.
         failures: Trial key -> last failure, of trials without a record.
+        budget: From `accounting.budget_state`.
 
     Returns:
         Text.
@@ -106,8 +115,25 @@ def render_status(ledger: Ledger, plan: Plan, counts: Status, holder: str | None
     ]
     if counts.stopped:
         lines.append(f"ended by design.stop, {counts.not_needed} trials are not needed: {counts.stopped}")
+    lines += _budget_lines(budget, plan.spec.report.currency)
     if holder:
         lines.append(f"being run by {holder}")
     labels = {trial.trial_key: f"{condition_label(trial.condition)} rep {trial.repetition}" for trial in plan.trials}
     lines += [f"{labels[key]} ({key}): {failure.reason}: {failure.detail}" for key, failure in failures.items()]
     return "\n".join(lines)
+
+
+def _budget_lines(budget: Mapping[str, Mapping[str, float | None]], currency: str | None) -> list[str]:
+    """Write what is spent, of which cap: `spent: 0.21 of 4 device-hours, 0.0031 kWh (no cap)`."""
+    units = {"gpu_hours": "device-hours", "kwh": "kWh", "money": currency or "in the currency of the prices"}
+
+    def amount(name: str, key: str) -> str:
+        found, cap = budget[name][key], budget[name]["cap"]
+        text = "an unknown number" if found is None else f"{found:.4g}"
+        return f"{text} of {cap:g} {units[name]}" if cap is not None else f"{text} {units[name]} (no cap)"
+
+    shown = [name for name, row in budget.items() if row["spent"] is not None or row["cap"] is not None]
+    lines = [f"spent: {', '.join(amount(name, 'spent') for name in shown)}"]
+    begun = {name: value for name, row in budget.items() if (value := row["in_progress"])}
+    parts = (f"{value:.3g} {units[name]}" for name, value in begun.items())
+    return [*lines, f"and by attempts that have not ended: {', '.join(parts)}"] if begun else lines

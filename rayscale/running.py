@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import os
+import shlex
 import signal
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,7 @@ from rich.console import Console
 
 from rayscale.analyzing import analyze_ledger
 from rayscale.design import Plan, condition_label, plan_sweep
+from rayscale.environment import JOB_VARIABLE
 from rayscale.errors import InputError
 from rayscale.ledger import Ledger
 from rayscale.quantities import format_count, format_duration
@@ -67,6 +70,45 @@ class RunResult:
         }
 
 
+@dataclass(frozen=True)
+class Advice:
+    """What the user is told to type next.
+
+    Attributes:
+        again: Continues the sweep.
+        analyze: Shows the statistics.
+        ui: Shows MLflow's pages.
+    """
+
+    again: str
+    analyze: str
+    ui: str
+
+
+def advise(sweep: Path, storage: str | None, address: str | None, environment: Mapping[str, str]) -> Advice:
+    """Put together what the user is told to type next; on a cluster's head, what to type at home.
+
+    Args:
+        sweep: The sweep file as it was given.
+        storage: The storage as it was given; None: the default.
+        address: The cluster that was named; None without.
+        environment: This process's environment.
+
+    Returns:
+        The commands.
+    """
+    job = environment.get(JOB_VARIABLE)
+    file = sweep.name if job else str(sweep)  # on a head the file lies in a place of Ray's
+    arguments = file if storage is None else f"{file} --storage {shlex.quote(storage)}"
+    again = f"rayscale run {arguments}" + (f" --address {address}" if address else "")
+    tunnel = job and environment.get("MLFLOW_TRACKING_URI", "").startswith("http://127.0.0.1")
+    return Advice(
+        again=f"rayscale cluster resume {job}" if job else again,
+        analyze=f"rayscale analyze {arguments}",
+        ui="rayscale ui --cluster FILE" if tunnel else f"rayscale ui {arguments}",
+    )
+
+
 class MirrorListener:
     """Passes events on to MLflow."""
 
@@ -84,14 +126,14 @@ class MirrorListener:
 
 
 def run_to_report(
-    spec: SweepSpec, ledger: Ledger, *, arguments: str, with_report: bool, address: str | None = None
+    spec: SweepSpec, ledger: Ledger, *, advice: Advice, with_report: bool, address: str | None = None
 ) -> RunResult:
     """Run what is left of a sweep, then analyse and report it.
 
     Args:
         spec: The sweep.
         ledger: Its ledger.
-        arguments: Sweep file and storage as the user gave them, for the message how to continue.
+        advice: What the user is told to type next.
         with_report: Analyse and report at the end.
         address: A running Ray cluster to use (`auto`, `HOST:PORT`); None starts Ray on this machine.
 
@@ -115,9 +157,13 @@ def run_to_report(
             what = why if stopped else f"all {len(plan.trials)} trials are completed; nothing to do"
             console.print(f"{spec.name}: {what}", soft_wrap=True)
         else:
-            summary = _run_and_report(plan, ledger, console, address, with_report=with_report)
+            try:
+                summary = _run_and_report(plan, ledger, console, address, with_report=with_report)
+            except KeyboardInterrupt:  # before the first trial, or while the report was written
+                kept = len(plan.trials) - len(unfinished(plan, ledger))
+                summary = RunSummary(len(plan.trials), kept, 0, interrupted=True)
     result = RunResult(spec.name, ledger, summary, time.monotonic() - start, _report_path(ledger))
-    _print_end(console, result, arguments, f" --address {address}" if address else "")
+    _print_end(console, result, advice)
     return result
 
 
@@ -181,13 +227,12 @@ def _print_start(console: Console, plan: Plan, ledger: Ledger) -> None:
     )
 
 
-def _print_end(console: Console, result: RunResult, arguments: str, where: str) -> None:
+def _print_end(console: Console, result: RunResult, advice: Advice) -> None:
     summary = result.summary
     done = summary.before + summary.completed
     if summary.interrupted:
         console.print(
-            f"stopped: {done} of {summary.planned} trials are completed and kept. "
-            f"Continue with: rayscale run {arguments}{where}",
+            f"stopped: {done} of {summary.planned} trials are completed and kept. Continue with: {advice.again}",
             soft_wrap=True,
         )
         return
@@ -205,8 +250,8 @@ def _print_end(console: Console, result: RunResult, arguments: str, where: str) 
             )
     if result.report:
         console.print(f"report:   {result.report}", soft_wrap=True)
-        console.print(f"analysis: {result.ledger}/analysis.json   (rayscale analyze {arguments})", soft_wrap=True)
-        console.print(f"MLflow:   rayscale ui {arguments}", soft_wrap=True)
+        console.print(f"analysis: {result.ledger}/analysis.json   ({advice.analyze})", soft_wrap=True)
+        console.print(f"MLflow:   {advice.ui}", soft_wrap=True)
 
 
 def sync_ledger(ledger: Ledger, plan: Plan) -> SyncReport:

@@ -6,7 +6,8 @@
 
 The trial only stamps its phases with CLOCK_MONOTONIC; the sampler, in another process, stamps its samples with the same
 clock. Between two phases it is told to read at once (`energy.edges`); nothing talks to it inside a measured phase.
-`train_trial` is the part that runs in the trial's process; `assemble_record` joins its outcome with the power trace.
+`train_trial` is the part that runs in the trial's process (`ranked` has the others of a trial on several devices);
+`assemble_record` joins its outcome with the power trace.
 Without Ray:
 
     python -m rayscale.trial --sweep F.yaml --tokens 500000 --repetition 0 --out DIR
@@ -15,39 +16,41 @@ Without Ray:
 from __future__ import annotations
 
 import argparse
-import importlib
 import json
 import os
-import socket
 import sys
 import time
 import traceback
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from rayscale.attempt import PhaseLog, TrialJob, TrialOutcome, assemble_record, explain_failure, train_budget
+from rayscale.attempt import PhaseLog, TrialJob, TrialOutcome, assemble_record, bell_of, explain_failure, train_budget
 from rayscale.design import Trial, plan_sweep
-from rayscale.energy.edges import EdgeBell
-from rayscale.environment import cache_directory, cpu_name
+from rayscale.energy.deviceset import devices_in, join_devices
+from rayscale.environment import cache_directory
 from rayscale.errors import InputError, RayscaleError
-from rayscale.record import Device, Evaluation, Record, Training
+from rayscale.ledger import Failure
+from rayscale.outcome import device_of, environment_of, evaluation_of, quantized_of, training_of
+from rayscale.ranked import die_with_parent, forked_rank, import_training, open_member, show_device, spawned_rank
+from rayscale.record import Record
+from rayscale.spec import ResourcesSpec
 from rayscale.specfile import load_spec
 from rayscale.storage import LocalStorage
+from rayscale.team import Team
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
 
-    from rayscale.training.session import EvalResult, Session, TrainResult
 
-
-def train_trial(job: TrialJob, log: PhaseLog) -> TrialOutcome:
+def train_trial(job: TrialJob, log: PhaseLog, team: Team) -> TrialOutcome:
     """Run the phases of one attempt.
 
     Args:
         job: The attempt.
         log: Receives phases and progress.
+        team: The trial's other ranks, if it has any.
 
     Returns:
         Everything but energy.
@@ -55,142 +58,30 @@ def train_trial(job: TrialJob, log: PhaseLog) -> TrialOutcome:
     Raises:
         rayscale.training.session.Diverged: If the loss became NaN or infinite.
         InputError: If model or data cannot be used as declared.
+        RankFailed: If another rank ended or failed.
     """
-    spec = job.trial.spec
-    started_at = datetime.now(UTC).isoformat()
+    idle, started_at = job.trial.spec.energy.idle, datetime.now(UTC).isoformat()
     with log.phase("idle"):
-        time.sleep(spec.energy.idle)
-    with log.phase("load"):
+        time.sleep(idle)
+    with log.phase("load"), team.together("load") as others:
         import_s = import_training()
-        from rayscale.training.session import open_session
-
-        session = open_session(
-            spec,
-            job.data,
-            tokens=job.trial.tokens,
-            seed=job.trial.seed,
-            repetition=job.trial.repetition,
-            device="cuda" if job.device_uuid else "cpu",
-        )
-        session.synchronize()
+        session = open_member(job, team.place)
     with log.phase("context_idle"):
-        time.sleep(spec.energy.idle)
-    with log.phase("eval"):
+        time.sleep(idle)
+    with log.phase("eval"), team.together("evaluate"):
         before = session.evaluate()
-    with log.phase("warmup"):
+    with log.phase("warmup"), team.together("warmup"):
         session.warmup()
         session.synchronize()
-    trained = train_budget(session, job.trunk, log)
-    with log.phase("eval"):
+    trained = train_budget(session, job.trunk, log, team.together)
+    with log.phase("eval"), team.together("evaluate"):
         after = session.evaluate()
-    training = _training(session, trained, log, import_s)
-    evaluation = _quantized(session, _evaluation(before, after, log), log)
-    return TrialOutcome(started_at, log.phases, _device(job, session), training, evaluation, _environment(job, session))
-
-
-def import_training() -> float:
-    """Import all that training needs; in a process forked from a preloaded server that is nothing.
-
-    Returns:
-        How long it took. Units: s.
-    """
-    from rayscale.training.preload import PRELOAD
-
-    start = time.monotonic()
-    for name in PRELOAD:
-        importlib.import_module(name)
-    return time.monotonic() - start
-
-
-def _training(session: Session, trained: TrainResult, log: PhaseLog, import_s: float) -> Training:
-    facts = session.describe()
-    return Training(
-        steps=trained.steps,
-        trained_tokens=trained.trained_tokens,
-        processed_tokens=trained.processed_tokens,
-        epochs=trained.epochs,
-        params=facts.params,
-        matmul_params=facts.matmul_params,
-        train_loss=trained.train_loss,
-        loss_digest=trained.loss_digest,
-        flops=trained.flops,
-        flops_6nd=trained.flops_6nd,
-        flops_formula=trained.flops_formula,
-        matmul_flops=trained.matmul_flops,
-        trainable_params=session.setup.treated.trainable_params,
-        nonzero_params=session.nonzero_params(),
-        teacher_flops=trained.teacher_flops,
-        precision=facts.precision,
-        threads=facts.threads,
-        import_s=import_s,
-        build_s=session.build_s,
-        data_s=session.data_s,
-        compile_s=session.compile_s,
-        warmup_s=sum(phase.duration_s for phase in log.phases if phase.name == "warmup") - session.compile_s,
-    )
-
-
-def _evaluation(before: EvalResult, after: EvalResult, log: PhaseLog) -> Evaluation:
-    return Evaluation(
-        tokens=after.tokens,
-        loss_before=before.loss,
-        loss=after.loss,
-        perplexity=after.perplexity,
-        bits_per_byte=after.bits_per_byte,
-        eval_s=log.phases[-1].duration_s,
-        perplexity_before=before.perplexity,
-        bits_per_byte_before=before.bits_per_byte,
-        eval_before_s=next(phase.duration_s for phase in log.phases if phase.name == "eval"),
-        flops=after.flops,
-    )
-
-
-def _quantized(session: Session, plain: Evaluation, log: PhaseLog) -> Evaluation:
-    """Evaluate once more with quantised layers, in a phase of its own; that is then what the trial reached."""
-    done = session.quantize()
-    if done is None:
-        return plain
-    with log.phase("eval_quantized"):
-        found = session.evaluate()
-    return plain.model_copy(
-        update={
-            "loss": found.loss,
-            "perplexity": found.perplexity,
-            "bits_per_byte": found.bits_per_byte,
-            "eval_s": log.phases[-1].duration_s,
-            "quantized": f"{done.kind}: {done.kernel}",
-            "quantized_bytes": done.weight_bytes,
-            "loss_unquantized": plain.loss,
-        }
-    )
-
-
-def _device(job: TrialJob, session: Session) -> Device:
-    facts = session.describe()
-    host = socket.gethostname()
-    return Device(
-        kind="cuda" if job.device_uuid else "cpu",
-        uuid=facts.device_uuid or f"{job.slot}@{host}",
-        name=facts.device_name or cpu_name(),
-        host=host,
-        tflops_bench=job.tflops_bench,
-        peak_tflops=facts.peak_tflops,
-        peak_source=facts.peak_source,
-    )
-
-
-def _environment(job: TrialJob, session: Session) -> dict[str, Any]:
-    facts = session.describe()
-    return {
-        "data_source": job.data.source,
-        "data_fingerprint": job.data.fingerprint,
-        "tokenizer_fingerprint": job.data.tokenizer_fingerprint,
-        "entropy_nats": job.data.entropy_nats,
-        "data_revision": job.data.revision,
-        "model_revision": facts.revision,
-        "training": facts.settings,
-        "pid": os.getpid(),
-    }
+    with team.together("count"):
+        nonzero = session.nonzero_params()
+    training = training_of(session, trained, log, import_s, nonzero)
+    evaluation = quantized_of(session, evaluation_of(before, after, log), log, team.together)
+    device = device_of(job, session, [others[rank] for rank in sorted(others)])
+    return TrialOutcome(started_at, log.phases, device, training, evaluation, environment_of(job, session))
 
 
 def run_in_child(job: TrialJob, go: Connection) -> None:
@@ -200,27 +91,36 @@ def run_in_child(job: TrialJob, go: Connection) -> None:
         job: The attempt.
         go: Pipe to the slot, which says that the sampler is running, and is told that the outcome is written.
     """
-    _die_with_parent()
+    die_with_parent(os.getppid())
     _redirect_output(job.directory / "output.log")
-    os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"
-    os.environ["CUDA_VISIBLE_DEVICES"] = job.device_uuid or ""
-    try:
-        go.recv_bytes()
-    except EOFError:
-        return  # the slot is gone
+    show_device(job, 0)
     with (job.directory / "log.jsonl").open("a", encoding="utf-8") as file:
-        log = PhaseLog(file, EdgeBell(job.directory))
+        log = PhaseLog(file, bell_of(job))
         try:
-            outcome = train_trial(job, log)
+            with Team(job, forked_rank, lambda failure: _fail(job, log, failure)) as team:
+                if not _told_to_go(go):
+                    return
+                outcome = train_trial(job, log, team)
         except BaseException as error:
             traceback.print_exc()
-            failure = explain_failure(error)
-            log.write("failed", reason=failure.reason, detail=failure.detail)
-            LocalStorage(job.directory).write("failure.json", json.dumps(asdict(failure), indent=1).encode())
+            _fail(job, log, explain_failure(error))
             return
         LocalStorage(job.directory).write("outcome.json", outcome.to_json().encode())
         log.write("done")
     go.send_bytes(b"done")
+
+
+def _told_to_go(go: Connection) -> bool:
+    try:
+        go.recv_bytes()
+    except EOFError:
+        return False  # the slot is gone
+    return True
+
+
+def _fail(job: TrialJob, log: PhaseLog, failure: Failure) -> None:
+    log.write("failed", reason=failure.reason, detail=failure.detail)
+    LocalStorage(job.directory).write("failure.json", json.dumps(asdict(failure), indent=1).encode())
 
 
 def _redirect_output(path: Path) -> None:
@@ -232,16 +132,6 @@ def _redirect_output(path: Path) -> None:
     # A forked child inherits the parent's Python-level streams, which may have been replaced.
     sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
     sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
-
-
-def _die_with_parent() -> None:
-    """Ask the kernel to kill this process when the fork server dies, so that no orphan keeps the device busy."""
-    import ctypes
-    import signal
-
-    libc = ctypes.CDLL(None, use_errno=True)
-    pr_set_pdeathsig = 1
-    libc.prctl(pr_set_pdeathsig, signal.SIGKILL, 0, 0, 0)
 
 
 # -- without Ray ------------------------------------------------------------------------------------------------------
@@ -262,8 +152,11 @@ def run_alone(job: TrialJob) -> Record:
     sampler = SamplerProcess(job.trial.spec.energy, job.device_uuid, os.getpid(), job.directory)
     sampler.start()
     try:
-        with (job.directory / "log.jsonl").open("w", encoding="utf-8") as file:
-            outcome = train_trial(job, PhaseLog(file, EdgeBell(job.directory)))
+        with (
+            (job.directory / "log.jsonl").open("w", encoding="utf-8") as file,
+            Team(job, spawned_rank, lambda failure: _tell(job.directory, failure)) as team,
+        ):
+            outcome = train_trial(job, PhaseLog(file, bell_of(job)), team)
     finally:
         stats = sampler.stop()
     record = assemble_record(job, outcome, stats, [])
@@ -271,26 +164,32 @@ def run_alone(job: TrialJob) -> Record:
     return record
 
 
-def choose_device(gpus: Any) -> str | None:
-    """Pick the GPU for one trial.
+def _tell(out: Path, failure: Failure) -> None:
+    print(f"{out}: the trial failed: {failure.reason}: {failure.detail}", file=sys.stderr)
+
+
+def choose_device(resources: ResourcesSpec) -> str | None:
+    """Pick the GPUs for one trial.
 
     Args:
-        gpus: `resources.gpus` of the sweep: `auto`, 0 or 1.
+        resources: Those of the sweep.
 
     Returns:
-        UUID of the first visible GPU; None for the CPU.
+        UUIDs of the first visible GPUs, joined; None for the CPU.
 
     Raises:
-        InputError: If a GPU is asked for and there is none.
+        InputError: If GPUs are asked for that are not there.
     """
     from rayscale.energy.reader import gpu_devices
 
-    found = gpu_devices() if gpus != 0 else []
-    if gpus == 1 and not found:
+    found = gpu_devices() if resources.gpus != 0 else []
+    if resources.needs_gpus and len(found) < resources.world:
+        there = "no NVIDIA GPU is" if not found else f"{len(found)} NVIDIA GPU{'s are' if len(found) > 1 else ' is'}"
         raise InputError(
-            "resources.gpus: 1 asked for, but no NVIDIA GPU is visible here; expected one, or gpus: auto or 0"
+            f"resources.gpus: {resources.gpus} asked for, but {there} visible here; expected as many, or gpus: auto "
+            "or 0"
         )
-    return found[0].uuid if found else None
+    return join_devices(gpu.uuid for gpu in found[: resources.world])
 
 
 def find_trial(path: str, condition: dict[str, str], repetition: int) -> Trial:
@@ -345,8 +244,7 @@ def main(argv: list[str] | None = None) -> int:
         print(error, file=sys.stderr)
         return error.exit_code
     except Exception as error:
-        failure = explain_failure(error)
-        print(f"{args.out}: the trial failed: {failure.reason}: {failure.detail}", file=sys.stderr)
+        _tell(args.out, explain_failure(error))
         return 1
     train = record.energy.phases["train"]
     energy = "n/a" if train.energy_j is None else f"{train.energy_j:.1f} J"
@@ -360,7 +258,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _run_from_arguments(args: argparse.Namespace) -> Record:
     from rayscale.quantities import parse_count
-    from rayscale.training.bench import tflops_bench
+    from rayscale.training.bench import together_rate
     from rayscale.training.data import check_budget, prepare
     from rayscale.training.treatments.applying import check_treatments
 
@@ -376,9 +274,9 @@ def _run_from_arguments(args: argparse.Namespace) -> Record:
         raise InputError(f"--tokens: {error}") from None
     trial = find_trial(args.sweep, condition, args.repetition)
     check_treatments(trial.spec)
-    device_uuid = choose_device(trial.spec.resources.gpus)
+    device_uuid = choose_device(trial.spec.resources)
     if device_uuid:
-        os.environ["CUDA_VISIBLE_DEVICES"] = device_uuid
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices_in(device_uuid))
     data = prepare(trial.spec, cache_directory(), lambda line: print(line, file=sys.stderr))
     check_budget(data, trial.spec, trial.tokens)
     return run_alone(
@@ -390,7 +288,7 @@ def _run_from_arguments(args: argparse.Namespace) -> Record:
             data=data,
             device_uuid=device_uuid,
             slot="gpu" if device_uuid else "cpu:0",
-            tflops_bench=tflops_bench("cuda" if device_uuid else "cpu", trial.spec.threads),
+            tflops_bench=together_rate(len(devices_in(device_uuid)), trial.spec.threads * trial.spec.world),
         )
     )
 

@@ -5,15 +5,20 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 from ledgers import example_spec, make_ledger
 
-from rayscale.accounting import account_ledger
+from rayscale.accounting import account_ledger, budget_state
 from rayscale.analysis.accounting import add_accounts
 from rayscale.cli import run_command
+from rayscale.design import Plan, plan_sweep
 from rayscale.ledger import Failure, Ledger
+from rayscale.rendering import render_status
 
 PRICES = {
     "grid_g_per_kwh": 380.0,
@@ -32,12 +37,17 @@ PRICES = {
 
 @pytest.fixture(scope="module")
 def ledger(tmp_path_factory: pytest.TempPathFactory) -> Ledger:
-    """A GPU sweep of 3 x 3 trials with prices; one attempt crashed, a second of it was accepted."""
+    """A GPU sweep of 3 x 3 trials with prices; one more attempt crashed, its counter 3 % above its power."""
     made = make_ledger(tmp_path_factory.mktemp("accounts"), example_spec(3, report=PRICES), estimated=False)
     key = made.read_plan().trials[0].trial_key
     crashed = made.new_attempt(key)
     directory = made.attempt_directory(key, crashed)
-    shutil.copy(made.attempt_directory(key, 1) / "power.parquet", directory / "power.parquet")
+    trace = pq.read_table(made.attempt_directory(key, 1) / "power.parquet")
+    column = trace.schema.get_field_index("energy_j")
+    pq.write_table(
+        trace.set_column(column, trace.schema.field(column), pc.multiply(trace.column(column), 1.03)),
+        directory / "power.parquet",
+    )
     made.write_failure(key, crashed, Failure("crashed", "killed by a test", "2026-01-10T10:00:00+00:00"))
     return made
 
@@ -73,6 +83,17 @@ def test_a_failed_attempt_is_paid_for(ledger: Ledger) -> None:
     accepted = found.trials[lost.trial_key].total
     assert lost.part.energy == pytest.approx(accepted.energy_j, rel=0.05)
     assert found.sweep.parts["failed"] == lost.part
+
+
+def test_attempts_are_measured_by_the_sweeps_own_thresholds(ledger: Ledger) -> None:
+    """A counter that the sweep file does not believe is not what its failed attempts are charged by."""
+    plan = ledger.read_plan()
+    strict = plan.spec.energy.model_copy(update={"max_counter_deviation": 0.01})
+    doubting = Plan(
+        plan.spec, tuple(replace(one, spec=one.spec.model_copy(update={"energy": strict})) for one in plan.trials)
+    )
+    energies = [account_ledger(ledger, one).lost[0].part.energy_j for one in (plan, doubting)]
+    assert energies[0] == pytest.approx(1.03 * energies[1], rel=1e-3)
 
 
 @pytest.fixture
@@ -130,3 +151,38 @@ def test_no_section_where_there_is_nothing_to_say(tmp_path: Path) -> None:
     assert "What the loss cost" not in page  # one block: no interval, no front
     assert "(grid: " not in page
     assert "table-grids" not in page
+
+
+def test_status_shows_the_budget_while_running_and_after(ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    """Spent is what the accounts say; an attempt without an end is told apart; what was not given is null."""
+    sweep = account_ledger(ledger, ledger.read_plan()).sweep.total
+    assert run_command(["status", str(ledger.root), "--json"]) == 0
+    budget = json.loads(capsys.readouterr().out)["budget"]
+    assert budget["gpu_hours"]["spent"] == pytest.approx(sweep.seconds / 3600, rel=1e-9)
+    assert budget["kwh"]["spent"] == pytest.approx(sweep.energy_j / 3.6e6, rel=0.02)
+    money = budget["kwh"]["spent"] * 1.2 * 0.3 + budget["gpu_hours"]["spent"] * 1.2
+    assert budget["money"]["spent"] == pytest.approx(money, rel=1e-9)
+    assert [budget[name]["cap"] for name in budget] == [None] * 3
+    assert budget["gpu_hours"]["in_progress"] == 0
+    assert run_command(["status", str(ledger.root)]) == 0
+    assert "kWh (no cap)" in capsys.readouterr().out
+
+
+def test_the_budget_counts_what_has_begun_apart(ledger: Ledger, tmp_path: Path) -> None:
+    running = Ledger(shutil.copytree(ledger.root, tmp_path / ledger.name))
+    capped = example_spec(3, report={"price_per_kwh": 0.3}, budget={"kwh": 2.0})
+    plan = plan_sweep(capped)
+    before = budget_state(running, plan)
+    key = plan.trials[-1].trial_key
+    source = running.attempt_directory(key, 1) / "power.parquet"
+    shutil.copy(source, running.attempt_directory(key, running.new_attempt(key)) / "power.parquet")
+    (running.root / "trials" / key / "record.json").unlink()
+    shutil.rmtree(running.attempt_directory(key, 1))
+    after = budget_state(running, plan)
+    assert after["kwh"]["spent"] < before["kwh"]["spent"]  # type: ignore[operator]
+    begun, missing = after["kwh"]["in_progress"], before["kwh"]["spent"] - after["kwh"]["spent"]  # type: ignore[operator]
+    assert begun == pytest.approx(missing, rel=0.05)
+    assert (after["kwh"]["cap"], after["money"]["cap"]) == (2.0, None)
+    text = render_status(running, plan, running.status(plan), None, {}, after)
+    assert f"{after['kwh']['spent']:.4g} of 2 kWh" in text
+    assert "by attempts that have not ended" in text

@@ -11,8 +11,8 @@ import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from ledgers import make_ledger
 
+from rayscale.analysis.fitted import FitRequest, fit_frame
 from rayscale.analysis.fleets import compare_fleets, front_loaded_log_multiple
 from rayscale.analysis.forecast import forecast, log_compute_multiple
 from rayscale.cli import run_command
@@ -71,10 +71,31 @@ def test_what_cannot_be_forecast_is_refused(
     assert words in capsys.readouterr().err
 
 
-def test_a_token_sweep_has_no_kappa_of_compute(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    ledger = make_ledger(tmp_path)
-    assert run_command(["forecast", "--fit", str(ledger.root), "--resamples", "5", "--gamma", "1", "--years", "5"]) == 2
-    assert "N and D must both vary" in capsys.readouterr().err
+def test_kappa_of_a_token_sweep_is_beta_at_its_model_size(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One N: compute goes into tokens alone, kappa = beta, its interval the wider one of bootstrap and profile."""
+    d = np.repeat(np.geomspace(1e7, 1e10, 7), 3)
+    loss = (1.7 + 300 / d**0.3) * np.exp(0.003 * np.random.default_rng(1).standard_normal(d.size))
+    table = tmp_path / "tokens.csv"
+    pd.DataFrame({"N": 1e8, "D": d, "loss": loss}).to_csv(table, index=False)
+    options = ["--fit", str(table), "--resamples", "40", "--gamma", "1", "--years", "5"]
+    assert run_command(["forecast", *options, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    fit = fit_frame(pd.read_csv(table), FitRequest("loss", "N", "D", resamples=40), "x")
+    assert (found["kappa"], found["kappa_formula"]) == (pytest.approx(fit["beta"]), "beta")
+    assert found["kappa_ci95"][0] == min(fit["ci95"]["beta"][0], fit["profile95"]["beta"][0])
+    assert found["kappa_ci95"][0] < 0.3 < found["kappa_ci95"][1]
+    assert found["floor"] == pytest.approx(1.7, rel=0.05)
+    assert run_command(["forecast", *options]) == 0
+    assert "compute is spent on tokens alone, at this model size" in capsys.readouterr().out
+
+
+def test_what_leaves_kappa_open_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    d = np.geomspace(1e5, 4e5, 10)
+    table = tmp_path / "noise.csv"
+    pd.DataFrame({"N": 1e6, "D": d, "loss": 3 + np.random.default_rng(3).random(10)}).to_csv(table, index=False)
+    options = ["--fit", str(table), "--resamples", "20", "--gamma", "1", "--years", "5"]
+    assert run_command(["forecast", *options]) == 2
+    assert "state --kappa instead" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["curves.png", "curves.svg"])

@@ -12,6 +12,7 @@ import pytest
 from rayscale.attempt import explain_failure
 from rayscale.errors import InputError
 from rayscale.record import Record
+from rayscale.spec import ResourcesSpec
 from rayscale.trial import find_trial
 
 BLOCKED = """
@@ -129,7 +130,7 @@ def test_a_gpu_that_is_not_there_is_refused(tiny_file: Path, tmp_path: Path) -> 
     if gpu_devices():
         pytest.skip("this machine has a GPU")
     with pytest.raises(InputError, match="no NVIDIA GPU"):
-        choose_device(1)
+        choose_device(ResourcesSpec(gpus=1))
 
 
 def test_failures_have_stable_names() -> None:

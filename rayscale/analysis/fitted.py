@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,8 @@ from rayscale.analysis.scaling import (
     compute_optimal,
     fit,
     has_optimum,
+    law_of,
+    polish,
 )
 from rayscale.analysis.scaling_energy import energy_optimum_tree, fit_energy
 from rayscale.analysis.scaling_profile import named, profile_intervals
@@ -114,7 +117,8 @@ def fit_frame(frame: pandas.DataFrame, request: FitRequest, source: str) -> dict
         "se": _standard_errors(names, resampled),
         "profile95": _profile(problem, found, names, notes),
         "starts": {"tried": found.starts, "reached_best": found.reached, "worst_objective": found.worst},
-        "held_out": _held_out(points, sizes, found),
+        "range": {"N": _range(points.n), "D": _range(points.d), "flops": _range(points.flops)},
+        "held_out": _held_out(points, sizes, problem, found),
         "isoflop": _isoflop(points, notes),
         "optimum": _optimum(names, found.law, resampled, request.compute),
         "energy_optimum": _energy_optimum(points, names, found.law, resampled, request),
@@ -155,6 +159,10 @@ def _positive(frame: pandas.DataFrame, name: str, source: str) -> Array:
             f"{source}: row {bad[0] + 1}, column {name}: expected a positive number, got {frame[name].iloc[bad[0]]!r}"
         )
     return numbers
+
+
+def _range(x: Array | None) -> list[float] | None:
+    return None if x is None else [float(x.min()), float(x.max())]
 
 
 def _six_nd(n: Array | None, d: Array | None) -> Array | None:
@@ -200,6 +208,10 @@ def _terms(points: Points, source: str) -> tuple[list[str], list[Array], list[st
             raise InputError(
                 f"{source}: {name} has {values} values over a factor of {x.max() / x.min():.3g}; a power law with a "
                 f"floor needs at least {MIN_VALUES} over a factor of {MIN_SPREAD:g}"
+            )
+        if values == len(varying) + 2 == MIN_VALUES:
+            notes.append(
+                f"{values} values of {name} determine the three parameters: nothing is left to test the law by"
             )
         if x.max() < 10 * x.min():
             factor = x.max() / x.min()
@@ -274,8 +286,8 @@ def _energy_optimum(
     return energy_optimum_tree(law, resampled, energy, request.joules)
 
 
-def _held_out(points: Points, sizes: list[Array], found: FitResult) -> dict[str, Any] | None:
-    """Fit without the tenth of the rows with the most compute and predict them."""
+def _held_out(points: Points, sizes: list[Array], problem: Problem, found: FitResult) -> dict[str, Any] | None:
+    """Fit without the tenth of the rows with the most compute, from the whole fit on, and predict them."""
     if points.flops is None or len(points.loss) < 2 * MIN_POINTS:
         return None
     order = np.argsort(points.flops, kind="stable")
@@ -283,7 +295,8 @@ def _held_out(points: Points, sizes: list[Array], found: FitResult) -> dict[str,
     rest = np.setdiff1d(order, last)
     if any(np.ptp(x[rest]) == 0 for x in sizes):
         return None
-    law = fit(Problem.of([x[rest] for x in sizes], points.loss[rest])).law
+    others = problem.rows(rest)
+    law = law_of(others, polish(others, found.minimum.theta))
     error = np.log(predict(law, [x[last] for x in sizes]) / points.loss[last])
     return {"n": len(last), "mean_log_error": float(error.mean()), "rms_log_error": float(np.sqrt((error**2).mean()))}
 
@@ -323,31 +336,59 @@ def _optimum(
     best = asdict(compute_optimal(law, budget))
     all_best = [asdict(other) for other in _optima(resampled, budget)]
     document: dict[str, Any] = {"flops": compute} | {key: best[key] for key in keys}
+    known = len(all_best) >= MIN_WITH_OPTIMUM * len(resampled)
     document["ci95"] = {
-        key: _quantiles(np.array([row[key] for row in all_best])) if all_best else [None, None] for key in keys
+        key: _quantiles(np.array([row[key] for row in all_best])) if known else [None, None] for key in keys
     }
     return document
 
 
+MIN_WITH_OPTIMUM = 0.975
+"""Share of the refits that must have an optimum: with fewer its 95 % interval is open."""
 SWEEP_RESAMPLES = 200
 """Bootstrap refits within an analysis; `rayscale fit` makes more."""
 
 
-def sweep_scaling(frame: pandas.DataFrame, name: str) -> dict[str, Any] | None:
-    """Fit a sweep whose model size and token count both vary.
+SIZE_FACTORS = ("model.config.", "model.preset")
+"""Factors beside `tokens` whose levels may differ by the model's size alone."""
+
+
+def sweep_scaling(frame: pandas.DataFrame, name: str, factors: Sequence[str] = ()) -> dict[str, Any] | None:
+    """Fit a sweep in which the token count varies, and with it the model's size or nothing else.
 
     Args:
         frame: One row per accepted trial (`ledger_frame`).
         name: Name of the sweep, for messages.
+        factors: Its varied factors; one that is neither `tokens` nor a model's size changes the loss by other ways than
+            N and D, so that no law is fitted.
 
     Returns:
-        The document of `fit_frame`; None where N or D takes fewer than `MIN_VALUES` values, or nothing can be fitted.
+        The document of `fit_frame`: the surface where both take at least `MIN_VALUES` values; where the model has one
+        size a power law in D, from one value more on, since three would fit any law; None where neither, or nothing can
+        be fitted.
     """
-    columns = ("params", "trained_tokens")
-    if any(frame[column].nunique() < MIN_VALUES for column in columns):
+    others = [factor for factor in factors if factor != "tokens"]
+    if not all(factor.startswith(SIZE_FACTORS) for factor in others):
+        return None
+    sizes, budgets = frame["params"].nunique(), frame["trained_tokens"].nunique()
+    if min(sizes, budgets) < MIN_VALUES and (sizes > 1 or others or budgets <= MIN_VALUES):
         return None
     usable = frame[frame["eval_loss"].notna()].reset_index(drop=True)
+    request = FitRequest("eval_loss", "params", "trained_tokens", run=run_column(usable), resamples=SWEEP_RESAMPLES)
     try:
-        return fit_frame(usable, FitRequest("eval_loss", *columns, resamples=SWEEP_RESAMPLES), name)
+        return fit_frame(usable, request, name)
     except InputError:
         return None  # `rayscale fit` says why
+
+
+def run_column(frame: pandas.DataFrame) -> str | None:
+    """Name the column that says which rows are one run: the budgets that share a trunk are its checkpoints.
+
+    Args:
+        frame: One row per trial (`ledger_frame`).
+
+    Returns:
+        The repetition where trunks are shared, the coarsest true answer; None where every trial is a run.
+    """
+    shared = "shared_prefix" in frame.columns and frame["shared_prefix"].fillna(value=False).astype(bool).any()
+    return "repetition" if shared else None

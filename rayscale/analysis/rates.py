@@ -196,3 +196,34 @@ def bill_of(device_hours: float, kwh: float | None, rates: Rates) -> Bill:
 def bill_tree(found: Bill, rates: Rates) -> dict[str, Any]:
     """Write a bill for JSON."""
     return {**asdict(found), "cost": found.cost(rates)}
+
+
+LITTLE = 0.02
+"""Share of the time whose energy may be unknown before a cap on energy cannot be kept any more."""
+
+
+def amounts(part: Part, rates: Rates) -> dict[str, float | None]:
+    """Express a part in the units of the caps; None where its energy is not known.
+
+    Args:
+        part: Time and energy.
+        rates: PUE and prices.
+
+    Returns:
+        `gpu_hours, kwh, money`.
+    """
+    filled = _filled(part)
+    energy = filled.energy
+    return {
+        "gpu_hours": part.seconds / SECONDS_PER_HOUR,
+        "kwh": None if energy is None else energy / JOULES_PER_KWH,
+        "money": bill(filled, rates).cost(rates),
+    }
+
+
+def _filled(part: Part) -> Part:
+    """Reckon a little time of unknown energy at the mean power of the rest; more than a little stays unknown."""
+    if not 0 < part.unknown_s <= LITTLE * part.seconds:
+        return part
+    mean_w = part.energy_j / (part.seconds - part.unknown_s)
+    return Part.of(part.seconds, part.energy_j + part.unknown_s * mean_w, part.bound)

@@ -24,6 +24,8 @@ DELTA = 1e-3
 EXPONENTS = (0.1, 0.2, 0.3, 0.4, 0.55, 0.75, 1.0)
 """Grid of starting exponents."""
 MAX_STEPS = 300
+IDLE_STEPS = 3
+"""Steps that gain nothing before a descent ends: where the best floor is 0, ln E could go down for ever."""
 SAME_MINIMUM = 1e-6
 """Relative difference of objectives up to which two minima count as one."""
 EXACT = 1e-24
@@ -188,7 +190,7 @@ def polish(problem: Problem, theta: Array, free: Array | None = None) -> Minimum
         The minimum.
     """
     value, gradient, hessian = _derivatives(problem, theta)
-    damping = 1e-3
+    damping, idle = 1e-3, 0
     for _ in range(MAX_STEPS):
         if free is None:
             step = _step(gradient, hessian, damping)
@@ -197,10 +199,10 @@ def polish(problem: Problem, theta: Array, free: Array | None = None) -> Minimum
         trial = theta + step
         found, next_gradient, next_hessian = _derivatives(problem, trial)
         if np.isfinite(found) and found <= value:
-            small = value - found <= 1e-15 * value and np.abs(step).max() < 1e-9
+            idle = idle + 1 if value - found <= 1e-15 * value else 0
             theta, value, gradient, hessian = trial, found, next_gradient, next_hessian
             damping = max(damping * 0.2, 1e-14)
-            if small:
+            if idle and (idle >= IDLE_STEPS or np.abs(step).max() < 1e-9):
                 break
         else:
             damping *= 6.0

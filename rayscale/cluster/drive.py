@@ -14,9 +14,10 @@ import sys
 from collections.abc import Callable, Mapping
 from typing import NoReturn
 
+from rayscale.cluster.resume import keep_files, package_of
 from rayscale.cluster.submit import STORAGE_VARIABLE, checked_storage
 from rayscale.cluster.turn import take_turn, turn_file
-from rayscale.environment import cache_directory, versions
+from rayscale.environment import JOB_VARIABLE, cache_directory, versions
 from rayscale.errors import EnvironmentUnusableError, InputError
 
 
@@ -47,12 +48,14 @@ def drive(
             f"the head has no {STORAGE_VARIABLE}; expected --storage at submit, or the variable where Ray starts there"
         )
     checked_storage(storage)
-    address = environment.get("RAY_ADDRESS", "")
-    take_turn(turn_file(cache_directory(), address), f"sweep {sweep} (job {job_id(environment)})", say)
+    address, job = environment.get("RAY_ADDRESS", ""), job_id(environment)
+    if package := package_of(environment):
+        keep_files(package, address, say)
+    take_turn(turn_file(cache_directory(), address), f"sweep {sweep} (job {job})", say)
     sys.stdout.flush()
     sys.stderr.flush()
     arguments = [sys.executable, "-m", "rayscale.cli", "run", *command]
-    os.execve(sys.executable, arguments, dict(environment))
+    os.execve(sys.executable, arguments, {**environment, JOB_VARIABLE: job})
 
 
 def check_versions(expected: Mapping[str, str], found: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
@@ -69,6 +69,18 @@ class JobView:
         return asdict(self)
 
 
+@dataclass(frozen=True)
+class Order:
+    """What a job was told to do."""
+
+    entrypoint: str
+    """Shell command for the head."""
+    runtime: dict[str, Any] = field(repr=False)
+    """Ray's runtime environment: the package and the variables."""
+    metadata: dict[str, str]
+    """What is stored with it."""
+
+
 class Jobs:
     """The jobs of one cluster."""
 
@@ -124,6 +136,21 @@ class Jobs:
             self._client.submit_job(
                 entrypoint=entrypoint, submission_id=job, runtime_env=runtime, metadata=dict(metadata)
             )
+
+    def order(self, job: str) -> Order:
+        """Return what a job was told to do.
+
+        Raises:
+            InputError: If there is no such job.
+        """
+        with translated(self._where, self._token, job):
+            details = self._client.get_job_info(job)
+        return Order(str(details.entrypoint), dict(details.runtime_env or {}), dict(details.metadata or {}))
+
+    def has_package(self, package: str) -> bool:
+        """Say whether the cluster still has a package; asking keeps it for some minutes."""
+        with translated(self._where, self._token):
+            return bool(self._client._package_exists(package))
 
     def stop(self, job: str, sleep: Callable[[float], None] = time.sleep) -> JobView:
         """Stop a job and wait until it has ended.

@@ -60,6 +60,11 @@ class Submission:
         parts = (self.package.digest(), sorted(self.environment.items()), self.entrypoint)
         return hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:16]
 
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What is stored with the job: the sweep and the hash."""
+        return {SWEEP_KEY: self.sweep, DIGEST_KEY: self.digest}
+
     def document(self) -> dict[str, Any]:
         """Return what would be sent as JSON, the names of variables without their values."""
         return {
@@ -70,6 +75,7 @@ class Submission:
             "not_sent": list(self.package.not_sent),
             "environment": sorted(self.environment),
             "entrypoint": self.entrypoint,
+            "metadata": self.metadata,
             "digest": self.digest,
         }
 
@@ -80,6 +86,7 @@ class Submission:
         lines += [f"not sent (every node must have it): {pattern}" for pattern in self.package.not_sent]
         lines += [f"storage: {self.storage or 'RAYSCALE_STORAGE of the head'}"]
         lines += [f"environment (names only): {', '.join(sorted(self.environment))}"]
+        lines += [f"stored with the job: {', '.join(f'{key}={value}' for key, value in self.metadata.items())}"]
         return "\n".join([*lines, f"command on the head: {self.entrypoint}"])
 
 
@@ -154,14 +161,19 @@ def send(submission: Submission, jobs: Jobs, say: Callable[[str], None]) -> Sent
     for view in jobs.list():
         if view.digest == digest and not view.ended:
             return Sent(view.job, already=True)
-    job = f"{submission.sweep}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
+    job = new_job(submission.sweep)
     with tempfile.TemporaryDirectory(prefix="rayscale-submit-") as directory:
         package = Path(directory, "package.zip")
         submission.package.write(package)
         say(f"sending {submission.package.count()}, {megabytes(package.stat().st_size)} compressed")
         runtime = {"working_dir": str(package), "env_vars": dict(submission.environment)}
-        jobs.submit(job, submission.entrypoint, runtime, {SWEEP_KEY: submission.sweep, DIGEST_KEY: digest})
+        jobs.submit(job, submission.entrypoint, runtime, submission.metadata)
     return Sent(job, already=False)
+
+
+def new_job(sweep: str) -> str:
+    """Make the id of a job: its sweep, the time, and two random bytes."""
+    return f"{sweep}-{datetime.now(UTC):%Y%m%dT%H%M%S}-{secrets.token_hex(2)}"
 
 
 def entrypoint_of(name: str, sweep: str, arguments: tuple[str, ...]) -> str:

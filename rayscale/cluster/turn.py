@@ -2,7 +2,7 @@
 
 Ray starts every job at once, and two sweeps would then measure each other. The drivers of jobs all run on the head, so
 the kernel's lock on a file there is enough: it is let go when its process ends, however that ends, and it stays with
-the process through `exec`.
+the process through `exec`. Runs by hand, from any node, are kept apart by `rayscale.sweep.turns`.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ SAY_EVERY_S = 30.0
 """Time between two lines that say what is waited for."""
 LOOK_EVERY_S = 0.5
 """Time between two looks at the lock."""
+_WAITS, _FREE = "waiting for ", "the cluster is free"
 
 
 def turn_file(directory: Path, address: str) -> Path:
@@ -57,18 +58,52 @@ def take_turn(
     path.parent.mkdir(parents=True, exist_ok=True)
     # No `with`: the lock is to outlive this function.
     descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    said: float | None = None
-    while not _locked(descriptor):
-        if said is None or clock() - said >= SAY_EVERY_S:
-            said = clock()
-            say(f"waiting for {_reader(descriptor)}, which has the cluster")
-        sleep(LOOK_EVERY_S)
+    await_turn(lambda: _locked(descriptor), lambda: _reader(descriptor), say, clock=clock, sleep=sleep)
     os.truncate(descriptor, 0)
     os.pwrite(descriptor, holder.encode(), 0)
     os.set_inheritable(descriptor, True)
-    if said is not None:
-        say("the cluster is free")
     return descriptor
+
+
+def await_turn(
+    take: Callable[[], bool],
+    holder: Callable[[], str],
+    say: Callable[[str], None],
+    *,
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> None:
+    """Try until it works, and say what is waited for.
+
+    Args:
+        take: Tries; whether it worked.
+        holder: Says who has the cluster.
+        say: Shows a line, at once and then every `SAY_EVERY_S`, while it waits.
+        clock: Seconds that only grow.
+        sleep: Waits.
+    """
+    said: float | None = None
+    while not take():
+        if said is None or clock() - said >= SAY_EVERY_S:
+            said = clock()
+            say(f"{_WAITS}{holder() or 'another sweep'}, which has the cluster")
+        sleep(LOOK_EVERY_S)
+    if said is not None:
+        say(_FREE)
+
+
+def waits_for(log: str) -> str | None:
+    """Read from a run's log whom it waits for.
+
+    Args:
+        log: What it has printed.
+
+    Returns:
+        Who has the cluster; None if it does not wait.
+    """
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    last = lines[-1] if lines else ""
+    return last.removeprefix(_WAITS).split(", which has")[0] if last.startswith(_WAITS) else None
 
 
 def _locked(descriptor: int) -> bool:
@@ -80,4 +115,4 @@ def _locked(descriptor: int) -> bool:
 
 
 def _reader(descriptor: int) -> str:
-    return os.pread(descriptor, 500, 0).decode(errors="replace") or "another sweep"
+    return os.pread(descriptor, 500, 0).decode(errors="replace")

@@ -1,4 +1,4 @@
-"""The commands about clusters: `submit`, `cluster check|status|logs|stop`, `node-resources`."""
+"""The commands about clusters: `submit`, `cluster check|status|logs|stop|resume`, `node-resources`."""
 
 from __future__ import annotations
 
@@ -100,17 +100,22 @@ def status(
     address: Address = None,
     as_json: Json = False,
 ) -> int:
-    """List the submitted sweeps of a cluster, or say how one is doing and what it said last."""
+    """List the submitted sweeps of a cluster and whom they wait for, or say how one is doing and what it said last."""
     from rayscale.cluster.reach import cluster_jobs
+    from rayscale.cluster.turn import waits_for
 
     with cluster_jobs(cluster, address) as jobs:
         views = [jobs.view(job)] if job else [view for view in jobs.list() if view.sweep]
-        last = (jobs.logs(job).rstrip().splitlines() or [""])[-1] if job else None
+        logs_of = {view.job: jobs.logs(view.job) for view in views if job or not view.ended}
+    last = (logs_of[job].rstrip().splitlines() or [""])[-1] if job else None
+    waits = {name: waits_for(text) for name, text in logs_of.items()}
     if as_json:
-        print_json({"jobs": [view.document() for view in views], **({"last_line": last} if job else {})})
+        listed = [{**view.document(), "waits_for": waits.get(view.job)} for view in views]
+        print_json({"jobs": listed, **({"last_line": last} if job else {})})
         return 0
     for view in views:
-        typer.echo(f"{view.job}  {view.status:<9}  {view.started_at or '-'}  {view.ended_at or '-'}")
+        held_up = f"  waits for {waits[view.job]}" if not view.ended and waits.get(view.job) else ""
+        typer.echo(f"{view.job}  {view.status:<9}  {view.started_at or '-'}  {view.ended_at or '-'}{held_up}")
     if last:
         typer.echo(last)
     if not views:
@@ -135,13 +140,34 @@ def logs(
 
 
 def stop(job: Job, cluster: ClusterFile = None, address: Address = None, as_json: Json = False) -> int:
-    """Stop a submitted sweep; what is finished stays, and submitting it again continues it."""
+    """Stop a submitted sweep; what is finished stays, and `cluster resume` continues it."""
     from rayscale.cluster.reach import cluster_jobs
 
     with cluster_jobs(cluster, address) as jobs:
         view = jobs.stop(job)
     print_json(view.document()) if as_json else typer.echo(f"{view.job}: {view.status}")
     return 0 if view.ended else 1
+
+
+def resume(
+    job: Annotated[str, typer.Argument(metavar="JOB|SWEEP", help="Its id; or a sweep's name: its newest job.")],
+    cluster: ClusterFile = None,
+    address: Address = None,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Show its log; Ctrl-C leaves it alone.")] = False,
+    as_json: Json = False,
+) -> int:
+    """Continue a stopped or failed sweep with the files that were submitted; with changed files: submit it again."""
+    from rayscale.cluster.reach import cluster_jobs
+    from rayscale.cluster.resume import resume as go_on
+
+    with cluster_jobs(cluster, address) as jobs:
+        sent = go_on(job, jobs)
+        view = jobs.view(sent.job)
+        what = f"is there already ({view.status})" if sent.already else f"submitted; rayscale cluster logs {sent.job}"
+        _say(f"{sent.job}: {what}")
+        view = jobs.follow(sent.job, _write) if follow else view
+    print_json({**view.document(), "already": sent.already}) if as_json else typer.echo(sent.job)
+    return view.code if follow else 0
 
 
 def drive(

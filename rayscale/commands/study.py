@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import shlex
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -73,23 +73,24 @@ def run(
     ] = None,
 ) -> int:
     """Run what is left of a sweep, then analyse it and write the report. The same command again continues."""
-    from rayscale.running import run_to_report
+    from rayscale.running import advise, run_to_report
     from rayscale.specfile import load_spec
     from rayscale.sweep.session import checked_address
 
-    again = str(sweep) if storage == DEFAULT_STORAGE else f"{sweep} --storage {shlex.quote(storage)}"
     cluster, spec = checked_address(address), load_spec(sweep)
     ledger = open_ledger(storage, spec.name)
-    result = run_to_report(spec, ledger, arguments=again, with_report=report, address=cluster)
+    advice = advise(sweep, None if storage == DEFAULT_STORAGE else storage, cluster, os.environ)
+    result = run_to_report(spec, ledger, advice=advice, with_report=report, address=cluster)
     if as_json:
         print_json(result.document())
     return result.exit_code
 
 
 def status(target: Target, storage: Storage = DEFAULT_STORAGE, as_json: Json = False) -> int:
-    """Count the trials of a sweep by state."""
+    """Count the trials of a sweep by state, and what they took of its budget."""
     from dataclasses import asdict
 
+    from rayscale.accounting import budget_state
     from rayscale.ledger import INTERRUPTED
     from rayscale.rendering import render_status
 
@@ -105,11 +106,12 @@ def status(target: Target, storage: Storage = DEFAULT_STORAGE, as_json: Json = F
         and failure.reason != INTERRUPTED
         and ledger.record(trial.trial_key) is None
     }
+    budget = budget_state(ledger, laid_out)
     if as_json:
         failed = [{"trial_key": key, **asdict(failure)} for key, failure in failures.items()]
-        print_json({"sweep": ledger.name, **asdict(counts), "run_by": holder, "failures": failed})
+        print_json({"sweep": ledger.name, **asdict(counts), "budget": budget, "run_by": holder, "failures": failed})
     else:
-        typer.echo(render_status(ledger, laid_out, counts, holder, failures))
+        typer.echo(render_status(ledger, laid_out, counts, holder, failures, budget))
     return 0
 
 

@@ -18,14 +18,19 @@ import select
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from rayscale.energy.timer import PeriodicTimer
 
 ANSWER_TIMEOUT_S = 0.5
 """How long a trial waits for its sampler; two ticks of the energy counter take 0.2 s."""
 
 _WORD = struct.Struct("?d")
 """Whether the tick is asked for; CLOCK_MONOTONIC of the ring, in s."""
+_KINDS = 3
+"""What can end a sleep: a ring, a wake-up, an alarm."""
 
 
 def _address(directory: Path) -> bytes:
@@ -35,35 +40,49 @@ def _address(directory: Path) -> bytes:
 class EdgeBell:
     """The trial's end."""
 
-    def __init__(self, directory: Path, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
-        """Bind; the sampler need not be there yet.
+    def __init__(self, *directories: Path, timeout_s: float = ANSWER_TIMEOUT_S) -> None:
+        """Bind; the samplers need not be there yet.
 
         Args:
-            directory: The attempt's directory, as the sampler knows it.
+            directories: The attempt's directory, as its sampler knows it; several for a trial on several devices.
             timeout_s: Longest wait for an answer, in s.
         """
-        self._address, self._timeout_s = _address(directory), timeout_s
+        self._addresses, self._timeout_s = [_address(directory) for directory in directories], timeout_s
 
     def ring(self, *, tick: bool) -> bool:
-        """Tell that a phase ends or begins now; returns when the sampler has read the device.
+        """Tell that a phase ends or begins now; returns when all samplers have read their device.
 
         Args:
-            tick: Whether the sampler shall wait for the tick of the energy counter.
+            tick: Whether the samplers shall wait for the tick of the energy counter.
 
         Returns:
-            Whether it answered in time.
+            Whether all answered in time.
         """
-        # a new socket for each ring: a late answer to an earlier one is lost with it
-        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
-            bell.bind("")  # the kernel picks a name, to which the answer goes
-            bell.setblocking(False)
-            try:
-                bell.sendto(_WORD.pack(tick, time.monotonic()), self._address)
-            except OSError:
-                return False  # nobody there, or its queue is full
-            answered = select.poll()  # select() fails for descriptors above 1023, which a training process may have
-            answered.register(bell, select.POLLIN)
-            return bool(answered.poll(1000 * self._timeout_s))
+        # new sockets for each ring: a late answer to an earlier one is lost with them
+        with contextlib.ExitStack() as stack:
+            until = time.monotonic() + self._timeout_s
+            bells = [stack.enter_context(_rung(address, tick)) for address in self._addresses]
+            return all(bell is not None and _answered(bell, until) for bell in bells)
+
+
+@contextlib.contextmanager
+def _rung(address: bytes, tick: bool) -> Iterator[socket.socket | None]:
+    """Ring at one sampler; None if nobody is there, or its queue is full."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as bell:
+        bell.bind("")  # the kernel picks a name, to which the answer goes
+        bell.setblocking(False)
+        try:
+            bell.sendto(_WORD.pack(tick, time.monotonic()), address)
+        except OSError:
+            yield None
+            return
+        yield bell
+
+
+def _answered(bell: socket.socket, until: float) -> bool:
+    ready = select.poll()  # select() fails for descriptors above 1023, which a training process may have
+    ready.register(bell, select.POLLIN)
+    return bool(ready.poll(1000 * max(0.0, until - time.monotonic())))
 
 
 @dataclass(frozen=True)
@@ -80,7 +99,7 @@ class Edge:
 
 
 class EdgeListener:
-    """The sampler's end: sleeps until a ring, a wake-up or a deadline."""
+    """The sampler's end: sleeps until a ring, a wake-up or its alarm."""
 
     def __init__(self, directory: Path) -> None:
         """Take the directory's name; if another sampler has it, no edge is heard here.
@@ -93,25 +112,37 @@ class EdgeListener:
         self._socket.setblocking(False)
         with contextlib.suppress(OSError):
             self._socket.bind(_address(directory))
+        self._timer = PeriodicTimer()
+        self._ready = select.epoll()
+        self._bell = self._socket.fileno()
+        self._ready.register(self._bell, select.EPOLLIN)
+        self._ready.register(self._wake, select.EPOLLIN)
+        self._ready.register(self._timer.fd, select.EPOLLIN)
 
-    def wait(self, seconds: float) -> Edge | None:
-        """Sleep.
+    def alarm(self, first: float, period_s: float) -> None:
+        """Have `wait` end at a time and regularly after it.
 
         Args:
-            seconds: At most so long, in s.
+            first: CLOCK_MONOTONIC, in s.
+            period_s: Time between alarms, in s.
+        """
+        self._timer.set(first, period_s)
+
+    def wait(self) -> Edge | None:
+        """Sleep.
 
         Returns:
-            The edge that ended the sleep, if one did.
+            The edge that ended the sleep; None: an alarm or a wake-up did.
         """
-        until = time.monotonic() + seconds
         while True:
-            # select and not poll, which knows whole milliseconds only
-            left = max(0.0, until - time.monotonic())
-            ready, _, _ = select.select([self._socket.fileno(), self._wake], [], [], left)
-            if self._socket.fileno() not in ready:
-                return None
-            edge = self._heard()
-            if edge is not None:
+            rung = alarm = False
+            for descriptor, _ in self._ready.poll(None, _KINDS):
+                rung |= descriptor == self._bell
+                alarm |= descriptor != self._bell
+            if alarm:
+                self._timer.rearm()
+            edge = self._heard() if rung else None
+            if edge is not None or alarm:
                 return edge
 
     def _heard(self) -> Edge | None:
@@ -138,5 +169,7 @@ class EdgeListener:
 
     def close(self) -> None:
         """Give the name back."""
+        self._ready.close()
+        self._timer.close()
         self._socket.close()
         os.close(self._wake)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import lru_cache
+from itertools import accumulate
+from operator import attrgetter
 from typing import Any, Literal
-
-import numpy as np
 
 from rayscale.energy.reader import PowerReader, Reading, Source
 from rayscale.energy.sensors import NO_SENSORS, SensorWindow
@@ -158,23 +160,44 @@ def batch_of(readings: Sequence[Reading], schema: Any) -> Any:
     """
     import pyarrow as pa
 
-    columns = [[getattr(row, field.name) for row in readings] for field in schema]
-    arrays = [_array_of(values, field.type) for values, field in zip(columns, schema, strict=True)]
+    columns = zip(*map(attrgetter(*COLUMNS), readings), strict=True)
+    arrays = [_array_of(values, name in TEXTS) for name, values in zip(COLUMNS, columns, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
-def _array_of(values: list[Any], kind: Any) -> Any:
+def _array_of(values: tuple[Any, ...], words: bool) -> Any:
     """Build an Arrow array from its buffers: `pa.array` would import pandas, half a second for the sampler."""
     import pyarrow as pa
 
-    known = np.array([value is not None for value in values], dtype=bool)
-    validity = pa.py_buffer(np.packbits(known, bitorder="little"))
-    if kind != pa.string():
-        numbers = np.array([0.0 if value is None else value for value in values], dtype=np.float64)
-        return pa.Array.from_buffers(kind, len(values), [validity, pa.py_buffer(numbers)])
+    missing = values.count(None)
+    if missing == len(values):  # most columns of most batches: what is read once a second, or never
+        return _nothing(len(values), words)
+    validity = pa.py_buffer(_bits(values)) if missing else None
+    if not words:
+        numbers = array("d", [0.0 if value is None else value for value in values])
+        return pa.Array.from_buffers(pa.float64(), len(values), [validity, pa.py_buffer(numbers)], missing)
     texts = [(value or "").encode() for value in values]
-    offsets = np.cumsum([0, *map(len, texts)], dtype=np.int32)
-    return pa.Array.from_buffers(kind, len(values), [validity, pa.py_buffer(offsets), pa.py_buffer(b"".join(texts))])
+    offsets = array("i", accumulate(map(len, texts), initial=0))
+    buffers = [validity, pa.py_buffer(offsets), pa.py_buffer(b"".join(texts))]
+    return pa.Array.from_buffers(pa.string(), len(values), buffers, missing)
+
+
+def _bits(values: tuple[Any, ...]) -> bytes:
+    """Say which values are there, the lowest bit first."""
+    known = sum(1 << index for index, value in enumerate(values) if value is not None)
+    return known.to_bytes((len(values) + 7) // 8, "little")
+
+
+@lru_cache(maxsize=64)
+def _nothing(length: int, words: bool) -> Any:
+    """Build an array of so many missing values; they are the same for every batch."""
+    import pyarrow as pa
+
+    validity = pa.py_buffer(bytes((length + 7) // 8))
+    if not words:
+        return pa.Array.from_buffers(pa.float64(), length, [validity, pa.py_buffer(bytes(8 * length))], length)
+    buffers = [validity, pa.py_buffer(bytes(4 * (length + 1))), pa.py_buffer(b"")]
+    return pa.Array.from_buffers(pa.string(), length, buffers, length)
 
 
 def parse_stream(content: bytes) -> tuple[Any | None, list[Any], int]:

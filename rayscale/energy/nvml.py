@@ -52,6 +52,7 @@ _AVERAGE, _INSTANT = _FAST
 _ENERGY, _POWER_TIME, _HEAT_TIME = "cumulative energy", "power violation time", "thermal violation time"
 _USAGE = "power usage"
 _DRAWN = {_AVERAGE, _INSTANT, _ENERGY}
+_NOT_READ = dict.fromkeys(("energy_j", "temperature_c", "sm_clock_mhz", "throttle"))
 _GPU, _MODULE = "scope GPU", "scope MODULE (the GPU is not told apart from the CPU and memory beside it)"
 
 
@@ -155,6 +156,7 @@ class NvmlReader:
         self._calls = {what: call for what, call in self._candidates().items() if self._ask(what, call) is not None}
         self._whole_module = not self._tells_energy() and self._take_module(wanted)
         calls.expect_fresh((_AVERAGE, _INSTANT, _ENERGY))
+        self._quick = {what: field for what, field in self._fields.items() if what in _FAST}
         missing = calls.take_faults()
         fallbacks = {_USAGE: _AVERAGE, _ENERGY: _ENERGY, "temperature (old call)": "temperature"}
         for spare, better in fallbacks.items():
@@ -309,27 +311,26 @@ class NvmlReader:
 
     def _read(self, *, slow: bool, rare: bool) -> Reading:
         begin = self._clock()
-        fields = self._open.fields({w: n for w, n in self._fields.items() if slow or w in _FAST})
+        fields = self._open.fields(self._fields if slow else self._quick)
         average = self._get(_USAGE) if self._can(_USAGE) else fields.get(_AVERAGE)
         energy = fields.get(_ENERGY)
         if slow and self._can(_ENERGY):
             energy = self._get(_ENERGY)
         middle = (begin + self._clock()) / 2
         self._offsets = self._offsets[1], self._offset()
-        values: dict[str, Any] = self._read_slow(fields, energy, begin) if slow else {}
-        values |= self._read_rare(begin) if rare else {}
+        values: dict[str, Any] = self._read_slow(fields, energy, begin) if slow else _NOT_READ
+        values = values | self._read_rare(begin) if rare else values
         power, instant = self._power(_AVERAGE, average), self._power(_INSTANT, fields.get(_INSTANT))
         if self._open.handle_lost and begin >= self._reopen_due:
             self._reopen_due = begin + REOPEN_PERIOD_S
             self._open.reopen()
-        blank: dict[str, Any] = dict.fromkeys(("energy_j", "temperature_c", "sm_clock_mhz", "throttle"))
         return Reading(
             t=middle,
             power_w=power,
             instant_w=instant,
             latency_s=self._clock() - begin,
             fault=self._open.take_faults(),
-            **{**blank, **values},
+            **values,
         )
 
     def _read_slow(self, fields: dict[str, float | None], energy: float | None, begin: float) -> dict[str, Any]:

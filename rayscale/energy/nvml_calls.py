@@ -40,15 +40,18 @@ class NvmlCalls:
         self.nvml, self._uuid, self._wall = nvml, uuid, wall
         self._fresh = frozenset[str]()
         self._ages: dict[str, float] = {}
+        self._names: dict[int, str] | None = None
         self.handle = nvml.nvmlDeviceGetHandleByUUID(uuid)
         self.faults: list[str] = []
 
     def error_name(self, error: Any) -> str:
         """Name an error, given as the binding's exception or as a return code: `GPU_IS_LOST`."""
         code = getattr(error, "value", error)
-        prefix = "NVML_ERROR_"
-        names = (name for name in dir(self.nvml) if name.startswith(prefix) and getattr(self.nvml, name) == code)
-        return next((name.removeprefix(prefix) for name in names), f"error {code}")
+        if self._names is None:  # a binding has thousands of names, and what fails may fail at every poll
+            prefix = "NVML_ERROR_"
+            names = [name for name in reversed(dir(self.nvml)) if name.startswith(prefix)]
+            self._names = {getattr(self.nvml, name): name.removeprefix(prefix) for name in names}
+        return self._names.get(code, f"error {code}")
 
     def call(self, what: str, name: str, *arguments: Any) -> Any | None:
         """Call one NVML function.

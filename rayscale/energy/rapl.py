@@ -13,6 +13,7 @@ what other processes draw is in the number, and the method says so.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +23,8 @@ from rayscale.energy.reader import Reading, Source
 from rayscale.errors import EnvironmentUnusableError
 
 POWERCAP = Path("/sys/class/powercap")
+_LONGEST = 32
+"""More bytes than a counter has digits."""
 
 
 def package_zones(root: Path = POWERCAP) -> list[Path]:
@@ -116,9 +119,10 @@ class RaplReader:
         self._clock = clock
         packages, memory = package_zones(root), dram_zones(root)
         zones = [*packages, *memory]
-        self._files = [zone / "energy_uj" for zone in zones]
+        files = [zone / "energy_uj" for zone in zones]
         self._ranges = [_microjoules(zone / "max_energy_range_uj") for zone in zones]
-        self._last = [_microjoules(file) for file in self._files]
+        self._open = [os.open(file, os.O_RDONLY | os.O_CLOEXEC) for file in files]
+        self._last = [int(os.pread(one, _LONGEST, 0)) for one in self._open]
         self._total_uj = sum(self._last)
         self._quotient = DifferenceQuotient()
         dram = f"{len(memory)} dram zone(s)" if memory else "no dram zone: memory is not counted"
@@ -133,7 +137,7 @@ class RaplReader:
         """
         begin = self._clock()
         try:
-            now = [_microjoules(file) for file in self._files]
+            now = [int(os.pread(one, _LONGEST, 0)) for one in self._open]
         except (OSError, ValueError):
             now = None
         end = self._clock()
@@ -149,4 +153,6 @@ class RaplReader:
         return self._total_uj / 1e6
 
     def close(self) -> None:
-        """Nothing is held open."""
+        """Let the files go."""
+        while self._open:
+            os.close(self._open.pop())

@@ -26,10 +26,12 @@ from rayscale.energy.stream import TraceWriter
 from rayscale.energy.trace import TraceMeta, finalize
 from rayscale.errors import EnvironmentUnusableError, RayscaleError
 
-FLUSH_S = 0.8
-"""Oldest age of a poll that is not on disk yet; with the next poll still to come it stays below one second."""
+FLUSH_S = 0.95
+"""Oldest age of a poll that is not on disk yet: below one second, with what the writing takes."""
 SLOW_VALUES_KEEP_S = 5.0
 """How long `last` shows a temperature; a sensor that stopped answering is not shown for ever."""
+ROUNDING = 1e-6
+"""Share of a period by which an alarm may seem to come early."""
 _START_TIMEOUT_S = 20.0
 _STOP_TIMEOUT_S = 10.0
 
@@ -88,18 +90,17 @@ class SamplerStats:
         return cls(**{name: value for name, value in values.items() if name in known})  # type: ignore[arg-type]
 
 
-def next_tick(tick: int, elapsed_s: float, period_s: float) -> int:
-    """Choose the next deadline of an absolute schedule.
+def deadlines_passed(elapsed_s: float, period_s: float) -> int:
+    """Count the deadlines of an absolute schedule that have passed.
 
     Args:
-        tick: Number of the deadline just served.
         elapsed_s: Time since the schedule's start.
         period_s: Time between deadlines.
 
     Returns:
-        The first deadline after `tick` that has not passed yet.
+        The number of the last one; the alarm comes at or after its deadline, up to rounding to ns.
     """
-    return max(tick + 1, math.ceil(elapsed_s / period_s))
+    return math.floor(elapsed_s / period_s + ROUNDING)
 
 
 def quantile(values: Sequence[float], share: float) -> float | None:
@@ -152,9 +153,8 @@ class Sampler:
         self._writer: TraceWriter
         self._door: EdgeListener
         self._gaps: GapFiller
+        self._newest: Reading | None = None
         self._slow: Reading | None = None
-        self.last: Reading | None = None
-        """The newest poll that brought anything; what is read only once a second is carried over from that poll."""
 
     def start(self) -> None:
         """Start sampling; returns once the first poll was taken.
@@ -172,6 +172,14 @@ class Sampler:
         self._thread.start()
         if not self._first.wait(_START_TIMEOUT_S):
             raise EnvironmentUnusableError(f"{self._reader.method}: no answer within {_START_TIMEOUT_S:g} s")
+
+    @property
+    def last(self) -> Reading | None:
+        """The newest poll that brought anything; what is read only once a second is carried over from that poll."""
+        newest, slow = self._newest, self._slow
+        if newest is None or slow is None or newest is slow or newest.t - slow.t > SLOW_VALUES_KEEP_S:
+            return newest
+        return replace(newest, temperature_c=slow.temperature_c, sm_clock_mhz=slow.sm_clock_mhz, throttle=slow.throttle)
 
     def alive(self) -> bool:
         """Tell whether the thread samples."""
@@ -210,34 +218,43 @@ class Sampler:
     def _run(self) -> None:
         self._real_time = be_punctual()
         self._began = self._clock()
+        self._door.alarm(self._began + self._period_s, self._period_s)
         self._take(edge=True)
         self._first.set()
         tick = 0
         while True:
-            due = next_tick(tick, self._clock() - self._began, self._period_s)
-            self._missed += due - tick - 1
-            tick, deadline = due, self._began + due * self._period_s
-            edge = self._door.wait(deadline - self._clock())
+            edge = self._door.wait()
             if self._halt.is_set():
                 break
-            if edge is not None:
-                tick = self._serve(edge, tick)
-                continue
-            self._late.append(self._clock() - deadline)
-            self._take(edge=False)
+            tick = self._serve(edge, tick) if edge is not None else self._on_time(tick)
         self._take(edge=True)
         self._ended = self._clock()
         self._cpu_s = time.thread_time()
 
-    def _serve(self, edge: Edge, due: int) -> int:
+    def _on_time(self, tick: int) -> int:
+        """Take the poll of the next deadline; deadlines that pass before it is done are missed, their alarm is none.
+
+        Returns:
+            The last deadline that is done with.
+        """
+        elapsed = self._clock() - self._began
+        if deadlines_passed(elapsed, self._period_s) <= tick:
+            return tick
+        self._late.append(elapsed - (tick + 1) * self._period_s)
+        self._take(edge=False)
+        done = deadlines_passed(self._clock() - self._began, self._period_s)
+        self._missed += done - tick - 1
+        return done
+
+    def _serve(self, edge: Edge, tick: int) -> int:
         """Read an edge of a phase; deadlines that pass meanwhile are not missed, they lie between phases.
 
         Returns:
-            The last deadline that is done with; `due` itself may still be to come.
+            The last deadline that is done with.
         """
         self._take(edge=True, tick=edge.tick)
         self._door.answer(edge)
-        return max(due - 1, int((self._clock() - self._began) / self._period_s))
+        return max(tick, deadlines_passed(self._clock() - self._began, self._period_s))
 
     def _take(self, *, edge: bool, tick: bool = False) -> Reading:
         with self._lock:
@@ -246,10 +263,10 @@ class Sampler:
                 self._beat(self._clock())
             self._polls += 1
             self._latency.append(reading.latency_s)
-            if not reading.empty:
-                self.last = self._completed(reading)
-            for row in [*self._filled(reading), reading]:
+            self._remember(reading)
+            for row in self._filled(reading):
                 self._writer.append(row)
+            self._writer.append(reading)
             for further in self._ticks(reading) if tick else ():
                 self._polls += 1
                 self._writer.append(further)
@@ -259,17 +276,11 @@ class Sampler:
                 self._writer.flush()
         return reading
 
-    def _completed(self, reading: Reading) -> Reading:
-        """Carry the slow values over from the poll that brought them, while they are fresh."""
-        if reading.temperature_c is not None or self._slow is None:
+    def _remember(self, reading: Reading) -> None:
+        if not reading.empty:
+            self._newest = reading
+        if reading.temperature_c is not None:
             self._slow = reading
-            return reading
-        if reading.t - self._slow.t > SLOW_VALUES_KEEP_S:
-            return reading
-        slow = self._slow
-        return replace(
-            reading, temperature_c=slow.temperature_c, sm_clock_mhz=slow.sm_clock_mhz, throttle=slow.throttle
-        )
 
     def _filled(self, reading: Reading) -> Sequence[Reading]:
         try:

@@ -33,10 +33,12 @@ class Blur:
     Attributes:
         width_s: Energy misplaced at an edge, per watt of change around it: w/8 + u/2 + p/2.
         reach_s: How far from the edge a change still matters: w + u + p.
+        period_s: Time p between polls.
     """
 
     width_s: float
     reach_s: float
+    period_s: float
 
     @classmethod
     def of(cls, sensor: SensorWindow | None, period_s: float) -> Blur | None:
@@ -44,7 +46,7 @@ class Blur:
         if sensor is None:
             return None
         window, update = sensor.window_s, sensor.update_s
-        return cls(window / 8 + (update + period_s) / 2, window + update + period_s)
+        return cls(window / 8 + (update + period_s) / 2, window + update + period_s, period_s)
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +99,11 @@ class Steps:
 
     def _index(self, t: float) -> int:
         return int(np.clip(np.searchsorted(self.starts, t, side="right") - 1, 0, len(self.values) - 1))
+
+    def extremes(self, start: float, end: float) -> tuple[float, float]:
+        """Give the lowest and the highest step that a window touches. Units: W."""
+        part = self.values[self._index(start) : self._index(end) + 1]
+        return float(part.min()), float(part.max())
 
     def _range(self, low: int, high: int) -> float:
         """Difference between the highest and the lowest of some steps and their neighbours."""
@@ -212,6 +219,7 @@ class Counter:
         times: Times of the reads.
         late: How much before its time each read may have become true.
         slack: How far either way, for reads beside a tick.
+        shape: Power polled more often than the counter, if there is any.
     """
 
     steps: Steps
@@ -223,6 +231,12 @@ class Counter:
     times: Array
     late: Array
     slack: Array
+    shape: Steps | None = None
+
+    @property
+    def blur(self) -> Blur | None:
+        """How the sensor of the shape smears edges."""
+        return self.shape.blur if self.shape is not None else None
 
     def bound(self, start: float, end: float) -> float:
         """Bound what the edges of a window leave open. Units: J.
@@ -232,7 +246,39 @@ class Counter:
         worse one counts; beside ticks the error goes either way, so both count.
         """
         (late_start, slack_start), (late_end, slack_end) = self._age_j(start), self._age_j(end)
-        return self.coarse.edge_bound(start, end) + max(late_start, late_end) + slack_start + slack_end
+        return self._cut_j(start) + self._cut_j(end) + max(late_start, late_end) + slack_start + slack_end
+
+    def _cut_j(self, edge: float) -> float:
+        """Energy that may be on the wrong side of a cut. Units: J.
+
+        Power that changes by r at an unknown time within an interval of length L puts up to h = r L f(1-f) elsewhere
+        than even growth does. Intervals and their neighbours show r, but not what alternates within them: the power
+        polls do, and what even they do not show comes and goes within two periods p, which leaves r p/2. What is
+        reported is not even growth but has the shape of the power: how far it is from even comes on top. Or else, the
+        shape itself is believed, as far as its sensor does not smear it (`Blur`), here and at the interval's ends.
+        """
+        index = self.coarse._index(edge)
+        left, right = self.coarse.starts[index], self.coarse.stops[index]
+        cut, seen = _cut(edge - left, right - edge), self.coarse._range(index, index)
+        if self.blur is None or self.shape is None or not left < edge < right:
+            return cut * seen
+        low, high = self._power_near(edge)
+        within = min(cut, self.blur.period_s / 2) * max(0.0, high - low - seen)
+        even = self.coarse.values[index] * (edge - left)
+        uneven = abs(self.steps.energy(left, edge) - even)
+        by_counter = cut * seen + within + uneven
+        share = (edge - left) / (right - left)
+        if self.shape.covered(left, right) < right - left - self.blur.period_s:
+            return float(by_counter)
+        ranges = [np.diff(self._power_near(at))[0] for at in (left, edge, right)]
+        by_shape = self.blur.width_s * float(np.dot(ranges, [1 - share, 1.0, share]))
+        return float(min(by_counter, by_shape))
+
+    def _power_near(self, t: float) -> tuple[float, float]:
+        """Lowest and highest power that the sensor shows of a time: all values that it may be smeared into."""
+        if self.blur is None or self.shape is None:
+            return self.steps.at(t), self.steps.at(t)
+        return self.shape.extremes(t - self.blur.reach_s, t + self.blur.reach_s)
 
     def _age_j(self, edge: float) -> tuple[float, float]:
         """Energy by which the reads around an edge may be old: in one direction, and in both. Units: J."""
@@ -242,6 +288,7 @@ class Counter:
         late, slack = ((1 - share) * one[right - 1] + share * one[right] for one in (self.late, self.slack))
         reach = max(late, slack)
         power = max(self.steps.at(edge - reach), self.steps.at(edge), self.steps.at(edge + reach))
+        power = max(power, self._power_near(edge)[1])
         return float(late * power), float(slack * power)
 
     def longest_standstill(self, start: float, end: float) -> float:
@@ -298,7 +345,7 @@ def counter_of(
     coarse = _mean_steps(times, filled)
     steps = _shaped(times, filled, shape) if shape is not None else coarse
     first, last = float(times[0]), float(times[-1])
-    return Counter(steps, coarse, first, last, fallen, rises, times, aligned.late, aligned.slack)
+    return Counter(steps, coarse, first, last, fallen, rises, times, aligned.late, aligned.slack, shape)
 
 
 def _mean_steps(times: Array, energies: Array) -> Steps:

@@ -35,6 +35,7 @@ class TraceWriter:
         self._schema = schema_of(meta)
         self._pending: list[Reading] = []
         self._file = path.open("ab", buffering=0)
+        self._torn = len(content) > self._size
         self.error: str | None = None
 
     @property
@@ -57,12 +58,14 @@ class TraceWriter:
         header = b"" if self._size else self._schema.serialize().to_pybytes()
         payload = header + batch_of(self._pending, self._schema).serialize().to_pybytes()
         try:
-            # cutting first removes both a torn tail and a write that got only part of the way
-            os.ftruncate(self._file.fileno(), self._size)
+            if self._torn:  # by a kill, or by a write that got only part of the way
+                os.ftruncate(self._file.fileno(), self._size)
             self._write(payload)
         except OSError as error:
+            self._torn = True
             self.error = f"{type(error).__name__}: {error}"
             return
+        self._torn = False
         self._size += len(payload)
         self._pending.clear()
 

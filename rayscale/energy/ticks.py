@@ -121,12 +121,13 @@ def align_reads(times: Array, energy_j: Array, slack: Array, resolution_s: float
     # how regular the ticks are is not taken on trust where more than one period was seen
     jitter = max(JITTER * update, float(np.max(np.abs(gaps[pairs] - update))))
     for index in np.flatnonzero(~ticked[:-1] & ticked[1:] & (gaps < (1 + JITTER) * update)):
-        # a plain read right before a tick shows the tick before it
-        if index and ticked[index - 1] and times[index + 1] - times[index - 1] < 1.5 * update:
-            kept[index] = False  # which was seen itself
-            continue
-        at[index] = min(times[index], times[index + 1] - update)
-        late[index], slack[index], ticked[index] = 0.0, slack[index + 1] + jitter, True
+        # a plain read right before a tick shows the tick before it, unless that was seen itself
+        shown = min(times[index], times[index + 1] - update)
+        if np.any(at[:index][ticked[:index] & kept[:index]] > shown - update / 2):
+            kept[index] = False
+        else:
+            at[index] = shown
+            late[index], slack[index], ticked[index] = 0.0, slack[index + 1] + jitter, True
         # a plain read is up to one update old: close to a sharp one it only says what that says better
-        kept[:index] &= ticked[:index] | (at[:index] < at[index] - CLOSE * resolution_s)
+        kept[:index] &= ticked[:index] | (at[:index] < shown - CLOSE * resolution_s)
     return AlignedReads(at[kept], energy_j[kept], late[kept], slack[kept])

@@ -33,6 +33,8 @@ def forecast_figure(
     Returns:
         The figure.
     """
+    from matplotlib.ticker import LogLocator, NullFormatter
+
     figure = new_figure(0.7 * WIDE, 4.0)
     axes = figure.add_subplot()
     times = np.linspace(0, years, POINTS)
@@ -46,8 +48,10 @@ def forecast_figure(
     if target is not None:
         axes.axhline(target, color=MUTED, linewidth=0.8, linestyle=":")
     axes.set_yscale("log")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.yaxis.set_major_formatter("{x:g}")
-    axes.yaxis.set_minor_formatter("{x:g}")
+    axes.set_xlim(0, years)
     axes.set_xlabel("years")
     axes.legend(title="doublings per year", loc="lower left")
     head(axes, f"Relative loss R(t), κ = {kappa:.3g}", "of a fleet with a fixed yearly energy")

@@ -1,10 +1,11 @@
-"""The report's section on the scaling law of a sweep with a model-size factor; none for any other sweep."""
+"""The report's sections on the scaling law of a sweep whose size or tokens vary enough, and on what it forecasts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
+from rayscale.analysis.forecast_tree import visible_floor
 from rayscale.report.cells import Cell, Table
 from rayscale.report.gather import ReportData
 from rayscale.report.numerals import number
@@ -12,7 +13,7 @@ from rayscale.report.sections import Section
 
 
 def scaling_section(data: ReportData) -> Section | None:
-    """Say what the fit of L = E + A/N^alpha + B/D^beta found.
+    """Say what the fit of L = E + A/N^alpha + B/D^beta, or of a power law in one of them, found.
 
     Args:
         data: The sweep.
@@ -23,12 +24,18 @@ def scaling_section(data: ReportData) -> Section | None:
     fit = data.analysis.get("scaling")
     if not fit:
         return None
-    return Section("scaling", "Scaling law", _sentences(fit), (), (_table(fit),), fit["notes"])
+    why_not = (data.analysis.get("forecast") or {}).get("why_not")
+    further = [f"There is no relative-loss forecast: {why_not}."] if why_not else []
+    notes = [f"{note[0].upper()}{note[1:]}." for note in fit["notes"]]
+    return Section("scaling", "Scaling law", [*_sentences(fit), *further], (), (_table(fit),), notes)
 
 
 def _sentences(fit: Mapping[str, Any]) -> list[str]:
+    terms = "".join(
+        f" + {one}" for name, one in (("alpha", "A/N^alpha"), ("beta", "B/D^beta")) if fit[name] is not None
+    )
     sentences = [
-        f"Held-out loss over {fit['n_points']} trials is fitted by L = E + A/N^alpha + B/D^beta "
+        f"Held-out loss over {fit['n_points']} trials is fitted by L = E{terms} "
         "(N parameters, D trained tokens; Huber loss on ln L)."
     ]
     best = fit["optimum"]
@@ -55,7 +62,10 @@ def _table(fit: Mapping[str, Any]) -> Table:
         if fit[name] is not None:
             profile = (fit["profile95"] or {}).get(name)
             intervals = (fit["ci95"][name], profile)
-            rows.append([Cell(name), Cell(number(fit[name]), kind="number"), *(_interval(ends) for ends in intervals)])
+            if name == "E":
+                intervals = tuple(ends and [end and visible_floor(end) for end in ends] for ends in intervals)
+            value = visible_floor(fit[name]) if name == "E" else fit[name]
+            rows.append([Cell(name), Cell(number(value), kind="number"), *(_interval(ends) for ends in intervals)])
     head = ["parameter", "estimate", "95 % interval, bootstrap by run", "95 % interval, profile"]
     note = (
         "The bootstrap draws whole runs; the profile treats trials as independent and shows what the data leave open."

@@ -42,9 +42,10 @@ SectionBuilder = Callable[[ReportData], Section | None]
 def _builders() -> tuple[SectionBuilder, ...]:
     """List the builders in page order; imported here, since their modules import `Section` from this one."""
     from rayscale.report.accounting_section import accounting_section, returns_section
+    from rayscale.report.forecast_section import forecast_section
     from rayscale.report.scaling_section import scaling_section
 
-    return (returns_section, scaling_section, accounting_section)
+    return (returns_section, scaling_section, forecast_section, accounting_section)
 
 
 def extra_sections(data: ReportData, builders: Sequence[SectionBuilder] | None = None) -> list[Section]:

@@ -120,8 +120,11 @@ class DesignSpec(Section):
 class ResourcesSpec(Section):
     """What one trial gets, and how failures are treated."""
 
-    gpus: Literal["auto", 0, 1] = "auto"
-    """GPUs per trial; auto: one where the machine has any, else none."""
+    gpus: Annotated[int, Field(ge=0)] | Literal["auto"] = "auto"
+    """GPUs per trial, all of one node; auto: one where the machine has any, else none. With several, one process per
+    GPU takes its share of each step (`train.parallel`)."""
+    ranks: int = Field(default=1, ge=1)
+    """Processes of a trial on the CPU (`gpus: 0`) that share each step, and the CPUs, as those of several GPUs do."""
     cpus: int = Field(default=2, ge=1)
     """CPUs per trial."""
     slots: int | None = Field(default=None, ge=1)
@@ -132,6 +135,32 @@ class ResourcesSpec(Section):
     """Longest attempt; a trial that hangs past it is killed and counts as failed."""
     lost_device: Literal["redo_block", "keep_finished"] = "redo_block"
     """When a block's device is gone in mid-block: all of it again on another one, or its unfinished trials only."""
+
+    @field_validator("gpus", mode="before")
+    @classmethod
+    def _count_or_auto(cls, value: Any) -> Any:
+        if isinstance(value, bool) or (isinstance(value, str) and value != "auto" and not value.isdigit()):
+            raise ValueError(f"expected a number of GPUs or `auto`, got {value!r}")
+        return value
+
+    @model_validator(mode="after")
+    def _ranks_are_on_the_cpu(self) -> ResourcesSpec:
+        if self.ranks > 1 and self.gpus not in (0, self.ranks):
+            raise ValueError(
+                f"`ranks` {self.ranks} is for the CPU (`gpus: 0`), got gpus: {self.gpus}; on GPUs a trial has one rank "
+                f"per GPU: gpus: {self.ranks}"
+            )
+        return self
+
+    @property
+    def needs_gpus(self) -> bool:
+        """Whether a trial cannot do without a GPU."""
+        return isinstance(self.gpus, int) and self.gpus > 0
+
+    @property
+    def world(self) -> int:
+        """Processes that train one trial together: one per GPU, `ranks` on a CPU."""
+        return max(self.gpus, self.ranks) if isinstance(self.gpus, int) else 1
 
 
 class RatioMargin(Section):
@@ -212,6 +241,25 @@ class BudgetSpec(Section):
         return {name: value for name, value in self.model_dump().items() if value is not None}
 
 
+class ForecastSpec(Section):
+    """The relative-loss forecast (arXiv 2501.02156) that is made wherever the sweep's own fit gives a kappa."""
+
+    years: float = Field(default=10.0, gt=0, allow_inf_nan=False)
+    """How far ahead. Units: yr."""
+    gammas: list[Annotated[float, Field(allow_inf_nan=False)]] = Field(default=[0.0, 0.5, 1.0, 2.0], min_length=1)
+    """Efficiency doublings per year; 0: the fleet gets no more efficient."""
+    target: float = Field(default=0.5, gt=0, lt=1)
+    """Relative loss to reach."""
+    front_load: Positive | None = None
+    """Years within which a front-loaded fleet of the same energy spends it; null: a tenth of `years`."""
+
+    @model_validator(mode="after")
+    def _spent_in_time(self) -> ForecastSpec:
+        if self.front_load is not None and self.front_load > self.years:
+            raise ValueError(f"front_load: expected at most `years` ({self.years:g})")
+        return self
+
+
 class ReportSpec(Section):
     """Figures that turn energy into carbon and money. What is not given stays null."""
 
@@ -237,6 +285,8 @@ class ReportSpec(Section):
     """Price of electricity."""
     price_per_gpu_hour: float | None = Field(default=None, ge=0)
     """Price of a device hour."""
+    forecast: ForecastSpec = ForecastSpec()
+    """What the relative-loss forecast shows."""
 
     @model_validator(mode="after")
     def _grids_have_names_of_their_own(self) -> ReportSpec:

@@ -11,6 +11,7 @@ from pydantic import field_validator, model_validator
 
 from rayscale.spec.base import TRIAL_SECTIONS, Level, Section
 from rayscale.spec.energy import EnergySpec
+from rayscale.spec.parallel import parallel_problem
 from rayscale.spec.study import (
     TREATMENT,
     AnalysisSpec,
@@ -59,12 +60,24 @@ class SweepSpec(Section):
             raise ValueError("train.precision: fp8 needs a GPU, but resources.gpus is 0; expected bf16 or fp32")
         if self.budget.money and self.report.price_per_kwh is None and self.report.price_per_gpu_hour is None:
             raise ValueError("budget.money: expected report.price_per_kwh or report.price_per_gpu_hour beside it")
+        if (problem := parallel_problem(self)) is not None:
+            raise ValueError(problem)
         return self
 
     @property
+    def world(self) -> int:
+        """Processes that train one trial together."""
+        return self.resources.world
+
+    @property
+    def sharded(self) -> bool:
+        """Whether weights, gradients and moments are spread over these processes."""
+        return self.world > 1 and self.train.parallel == "fsdp"
+
+    @property
     def threads(self) -> int:
-        """CPU threads of one trial."""
-        return self.train.threads or self.resources.cpus
+        """CPU threads of one of these processes."""
+        return self.train.threads or max(1, self.resources.cpus // self.world)
 
     def with_setting(self, path: str, value: Level | None) -> SweepSpec:
         """Return the sweep with one trial setting replaced, as a factor's level does.

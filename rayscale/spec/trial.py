@@ -188,8 +188,11 @@ class TrainSpec(Section):
     """The device's dense peak for the precision, where the table lacks it or is wrong; null: the table. TFLOP/s."""
     deterministic: bool = True
     """Use deterministic kernels where they exist, so that the same trial gives the same bits."""
+    parallel: Literal["ddp", "fsdp"] = "ddp"
+    """How several GPUs (or `resources.ranks`) train one trial: ddp: each holds the whole model, gradients are added;
+    fsdp: weights, gradients and moments are spread over them (FSDP2). The same losses but for rounding."""
     threads: int | None = Field(default=None, ge=1)
-    """CPU threads; null: `resources.cpus`."""
+    """CPU threads, of each rank; null: `resources.cpus`, shared by the ranks."""
     warmup_steps: int = Field(default=2, ge=0)
     """Steps run before the measured phase on state that is thrown away."""
     log_every: Duration = 1.0

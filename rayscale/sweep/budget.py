@@ -14,8 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from rayscale.accounting import Spending
-from rayscale.analysis.accounting import JOULES_PER_KWH, SECONDS_PER_HOUR, Part, add_parts
-from rayscale.analysis.rates import Rates, bill, rates_of
+from rayscale.analysis.accounting import Part, add_parts
+from rayscale.analysis.rates import Rates, amounts, rates_of
 from rayscale.design import Plan, Trial, condition_label
 from rayscale.errors import RayscaleError
 from rayscale.ledger import Ledger
@@ -25,9 +25,6 @@ from rayscale.sweep.stopping import Stopping
 
 MARGIN = 1.1
 """A block is reckoned with this much more than the largest trials of its conditions took: trials vary."""
-
-LITTLE = 0.02
-"""Share of the time whose energy may be unknown before a cap on energy cannot be kept any more."""
 
 PREFIX = "budget"
 """How the sentence begins that says why a sweep stopped, if it was its budget."""
@@ -124,33 +121,6 @@ class BudgetStopping:
         if estimate is None:
             return None
         return add_parts(_estimated(trial, estimate) for trial in self._plan.blocks()[0])
-
-
-def amounts(part: Part, rates: Rates) -> dict[str, float | None]:
-    """Express a part in the units of the caps; None where its energy is not known.
-
-    Args:
-        part: Time and energy.
-        rates: PUE and prices.
-
-    Returns:
-        `gpu_hours, kwh, money`.
-    """
-    filled = _filled(part)
-    energy = filled.energy
-    return {
-        "gpu_hours": part.seconds / SECONDS_PER_HOUR,
-        "kwh": None if energy is None else energy / JOULES_PER_KWH,
-        "money": bill(filled, rates).cost(rates),
-    }
-
-
-def _filled(part: Part) -> Part:
-    """Reckon a little time of unknown energy at the mean power of the rest; more than a little stays unknown."""
-    if not 0 < part.unknown_s <= LITTLE * part.seconds:
-        return part
-    mean_w = part.energy_j / (part.seconds - part.unknown_s)
-    return Part.of(part.seconds, part.energy_j + part.unknown_s * mean_w, part.bound)
 
 
 def _next_block(plan: Plan, accepted: Mapping[str, Part]) -> Part:

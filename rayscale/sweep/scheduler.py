@@ -1,7 +1,19 @@
-"""What the searcher has to do with Tune's loop beyond suggesting: hear of starts, stop what waits for a lost device."""
+"""What the searcher has to do with Tune's loop beyond suggesting: hear of starts, hand slots on, forget what is over.
+
+Tune by itself looks at all trials in each of its steps, and requests a placement group and an actor for every attempt
+that waits, only to take them back when the slot of the attempt before is free. Here an attempt that is staged behind a
+running one is *held*: it counts as staged, so that Tune keeps the slot's actor for it, and nothing is requested.
+
+    added ── slot of its device busy? ──▶ held ── the one before completed ──▶ takes its slot
+                       │                        └─ the slot died ────────────▶ gets a new slot
+                       └── no ──▶ Tune requests a slot
+
+Finished attempts are forgotten in batches. So a step's work does not grow with the number of trials.
+"""
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from ray.tune import Callback
@@ -9,6 +21,13 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import FIFOScheduler
 
 from rayscale.sweep.searcher import BlockSearcher
+
+KEPT = 1000
+"""Finished attempts that Tune may remember before they are forgotten together."""
+USED = ("_staged_trials", "_actor_cache", "_actor_manager", "_trial_to_actor", "_pending_trials_list")
+"""What is used of Tune's loop beyond its interface to schedulers; without it attempts are staged as Tune does it."""
+REMEMBERED = ("_stopped_trials", "_failed_trials", "_trials_to_cache", "_live_trials")
+"""Sets of Tune's loop that hold attempts for good."""
 
 
 class FleetScheduler(FIFOScheduler):
@@ -18,6 +37,66 @@ class FleetScheduler(FIFOScheduler):
         """Look after what `searcher` abandons."""
         super().__init__()
         self._searcher = searcher
+        self._latest: dict[str, Trial] = {}
+        self._held: dict[str, tuple[Trial, Trial]] = {}
+        self._waiting: deque[Trial] = deque()
+        self._forget_at = KEPT
+
+    def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
+        """Hold an attempt whose device has a slot that is busy with the one before.
+
+        Args:
+            tune_controller: Tune's loop.
+            trial: The attempt.
+        """
+        loop = _unwrapped(tune_controller)
+        device = str(trial.config["device"])
+        before, self._latest[device] = self._latest.get(device), trial
+        if before is None or before.is_finished() or not all(hasattr(loop, name) for name in USED):
+            self._waiting.append(trial)
+            return
+        self._held[device] = trial, before
+        trial.init_local_path()  # Tune does it where it requests a slot, and asks for the path at the end
+        loop._staged_trials.add(trial)
+        loop._actor_cache.increase_max(trial.placement_group_factory)
+        requests = getattr(loop._actor_manager, "_resource_request_to_pending_actors", {})
+        if not requests.get(before.placement_group_factory, True):
+            del requests[before.placement_group_factory]  # an empty list that is gone through in every step
+
+    def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
+        """Let the attempt that was held behind this one take its slot.
+
+        Args:
+            tune_controller: Tune's loop.
+            trial: What has completed.
+            result: Its last result.
+        """
+        held = self._behind(trial)
+        if held is not None:
+            self._waiting.appendleft(held)
+
+    def on_trial_error(self, tune_controller: Any, trial: Trial) -> None:
+        """Let the attempt that was held behind this one have a slot of its own, since this slot is dead.
+
+        Args:
+            tune_controller: Tune's loop.
+            trial: What has failed.
+        """
+        held = self._behind(trial)
+        if held is not None:
+            self._request(_unwrapped(tune_controller), held)
+
+    def on_trial_remove(self, tune_controller: Any, trial: Trial) -> None:
+        """Take note that an attempt is stopped before it began.
+
+        Args:
+            tune_controller: Tune's loop.
+            trial: The attempt.
+        """
+        held, _ = self._held.get(str(trial.config["device"]), (None, None))
+        if held is trial:
+            del self._held[str(trial.config["device"])]
+            _unstage(_unwrapped(tune_controller), trial)
 
     def choose_trial_to_run(self, tune_controller: Any) -> Trial | None:
         """Stop the abandoned attempts that have not begun; those that run end with their node.
@@ -26,14 +105,69 @@ class FleetScheduler(FIFOScheduler):
             tune_controller: Tune's loop.
 
         Returns:
-            The oldest attempt that waits.
+            The oldest attempt that waits for a slot.
         """
+        loop = _unwrapped(tune_controller)
         if self._searcher.abandoned:
-            for trial in tune_controller.get_trials():
+            for trial in list(loop.get_trials()):
                 if trial.trial_id in self._searcher.abandoned and trial.status == Trial.PENDING:
-                    tune_controller.stop_trial(trial)
+                    loop.stop_trial(trial)
             self._searcher.abandoned.clear()
-        return super().choose_trial_to_run(tune_controller)
+        self._forget(loop)
+        self._look_after_one(loop)
+        has_slot = getattr(loop, "_trial_to_actor", {})
+        while self._waiting and (self._waiting[0].status != Trial.PENDING or self._waiting[0] in has_slot):
+            self._waiting.popleft()
+        return self._waiting[0] if self._waiting else None
+
+    def _behind(self, trial: Trial) -> Trial | None:
+        """Return the attempt that is held behind this one, and hold it no longer."""
+        device = str(trial.config["device"])
+        held, before = self._held.get(device, (None, None))
+        if before is not trial:
+            return None
+        del self._held[device]
+        return held
+
+    def _request(self, loop: Any, trial: Trial) -> None:
+        _unstage(loop, trial)
+        loop._pending_trials_list.append(trial)
+
+    def _look_after_one(self, loop: Any) -> None:
+        """See to one held attempt per step, so that none waits for ever behind one that ended unheard."""
+        if self._held:
+            device = next(iter(self._held))
+            held, before = self._held.pop(device)
+            if before.is_finished():
+                self._request(loop, held)
+            else:
+                self._held[device] = held, before
+
+    def _forget(self, loop: Any) -> None:
+        """Have Tune forget what is over: it would keep some 60 KB for each, and go through all of them."""
+        trials = loop.get_trials()
+        if len(trials) < self._forget_at:
+            return
+        has_slot = getattr(loop, "_trial_to_actor", {})
+        over = {trial for trial in trials if trial.is_finished() and trial not in has_slot}
+        trials[:] = [trial for trial in trials if trial not in over]
+        for name in REMEMBERED:
+            getattr(loop, name, set()).difference_update(over)
+        for trial in over:
+            getattr(loop, "_trial_metadata", {}).pop(trial.trial_id, None)
+        self._forget_at = len(trials) + KEPT
+
+
+def _unwrapped(tune_controller: Any) -> Any:
+    """Return Tune's loop itself; schedulers are given a wrapper that warns of most names."""
+    return getattr(tune_controller, "_tune_controller", tune_controller)
+
+
+def _unstage(loop: Any, trial: Trial) -> None:
+    """Take back what was said about a held attempt."""
+    if trial in loop._staged_trials:
+        loop._staged_trials.remove(trial)
+        loop._actor_cache.decrease_max(trial.placement_group_factory)
 
 
 class StartNotice(Callback):

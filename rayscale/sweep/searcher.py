@@ -76,6 +76,12 @@ class BlockSearcher(Searcher):
         self._tries: Counter[str] = Counter()
         self._taken: Counter[str] = Counter(keeper.blocks_done() if keeper else ())
         self._staged: dict[str, str] = {}
+        self._load: Counter[str] = Counter()
+        self._open: Counter[int] = Counter()
+        self._ready: set[str] = set()
+        self._idle: set[str] = set()
+        self._place_of: dict[str, int] = {}
+        self._taken_by_kind: Counter[str] = Counter()
         self.abandoned: set[str] = set()
         """Tune's names of attempts whose device is gone."""
         self._bound: dict[str, deque[deque[Trial]]] = {}
@@ -110,6 +116,8 @@ class BlockSearcher(Searcher):
             return None if self._out or waits else Searcher.FINISHED
         trial, device = self._queues[name].popleft(), self._devices[name]
         self._out[trial_id], self._staged[name] = (name, trial), trial_id
+        self._load[name] += 1
+        self._sort_in(name)
         self._tries[trial.trial_key] += 1
         last_try = self._tries[trial.trial_key] >= self._max_attempts
         after, self._latest[name] = self._latest.get(name), None if last_try else trial.trial_key
@@ -133,6 +141,7 @@ class BlockSearcher(Searcher):
         name, _ = self._out.get(trial_id, (None, None))
         if name is not None and self._staged.get(name) == trial_id:
             del self._staged[name]
+            self._sort_in(name)
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Take note of an attempt's end; a failed or postponed one goes back to its place in its device's block.
@@ -146,6 +155,8 @@ class BlockSearcher(Searcher):
         name, trial = self._out.pop(trial_id, (None, None))
         if name is None or trial is None:
             return
+        self._load[name] -= 1
+        self._leave(trial)
         outcome = None if error or not result else result.get("outcome")
         if outcome == POSTPONED:
             self._tries[trial.trial_key] -= 1
@@ -154,7 +165,9 @@ class BlockSearcher(Searcher):
         if outcome != "completed" and self._tries[trial.trial_key] < limit:
             waiting = [trial, *self._queues[name]]
             self._queues[name] = deque(sorted(waiting, key=lambda one: one.run_order))
-        if trial.block not in self._in_progress():
+            self._open[trial.block] += 1
+        self._sort_in(name)
+        if trial.block not in self._open:
             self._gate.block_ended()
 
     # -- devices ------------------------------------------------------------------------------------------------------
@@ -170,12 +183,22 @@ class BlockSearcher(Searcher):
         for name in now.keys() - self._devices.keys():
             self._queues[name] = deque()
         self._devices, self._seen = now, found
+        self._place_of = {name: place for place, name in enumerate(now)}
+        self._taken_by_kind = Counter()
+        for name, device in now.items():
+            self._taken_by_kind[device.kind] += self._taken[name]
+            self._sort_in(name)
 
     def _lose(self, name: str) -> None:
         lost = list(self._queues.pop(name))
         for trial_id in [trial_id for trial_id, (device, _) in self._out.items() if device == name]:
             lost.append(self._out.pop(trial_id)[1])
             self.abandoned.add(trial_id)
+        for trial in lost:
+            self._leave(trial)
+        del self._load[name]
+        self._ready.discard(name)
+        self._idle.discard(name)
         lost.sort(key=lambda trial: trial.run_order)
         blocks = {trial.block: [one for one in lost if one.block == trial.block] for trial in lost}
         blocks |= {block[0].block: list(block) for block in self._bound.pop(name, ())}
@@ -189,36 +212,49 @@ class BlockSearcher(Searcher):
                 self._blocks.appendleft(deque(trials))
         self._gate.block_ended()
 
-    def _in_progress(self) -> set[int]:
-        """Name the blocks that have begun and not ended."""
-        waiting = {trial.block for queue in self._queues.values() for trial in queue}
-        return waiting | {trial.block for _, trial in self._out.values()}
+    def _leave(self, trial: Trial) -> None:
+        """Count one trial of a block less that waits or runs; `_open` keeps the blocks that have any."""
+        self._open[trial.block] -= 1
+        if not self._open[trial.block]:
+            del self._open[trial.block]
+
+    def _sort_in(self, name: str) -> None:
+        """Keep a device among those that can get an attempt at once, or after a block, or among none of them."""
+        self._ready.discard(name)
+        self._idle.discard(name)
+        if self._load[name] < ATTEMPTS_OUT and name not in self._staged:
+            (self._ready if self._queues[name] else self._idle).add(name)
+
+    def _order(self, name: str) -> tuple[int, int, int, int]:
+        """Rank devices: fewest attempts out, fewest blocks so far, the type with the fewest, place in the fleet."""
+        kind = self._devices[name].kind
+        return self._load[name], self._taken[name], self._taken_by_kind[kind], self._place_of[name]
 
     def _free_device(self) -> str | None:
-        """Find the device with the fewest attempts out that has, or can take, a trial."""
-        out = Counter(name for name, _ in self._out.values())
-        per_kind: Counter[str] = Counter()
-        for name, device in self._devices.items():
-            per_kind[device.kind] += self._taken[name]
-        # Of several that are free: the one with the fewest blocks so far, and of those the type with the fewest.
-        by_load = sorted(
-            self._devices.values(), key=lambda one: (out[one.name], self._taken[one.name], per_kind[one.kind])
-        )
-        for name in (device.name for device in by_load):
-            if out[name] >= ATTEMPTS_OUT or name in self._staged:
-                continue
-            if not self._queues[name]:
-                self._take_block(name)
-            if self._queues[name]:
-                return name
-        return None
+        """Find the first device by `_order` that has, or can take, a trial.
 
-    def _take_block(self, name: str) -> None:
+        Most devices are busy, and most that are not have nothing left to take: neither are looked at here.
+        """
+        first = min(self._ready, key=self._order, default=None)
+        takers = self._idle if self._blocks else self._idle & self._bound.keys()
+        taker = min(takers, key=self._order, default=None)
+        if taker is not None and (first is None or self._order(taker) < self._order(first)) and self._take_block(taker):
+            return taker
+        return first
+
+    def _take_block(self, name: str) -> bool:
         """Give a device its next block, one that it has begun first, if the gate lets it."""
         source = self._bound.get(name) or self._blocks
-        if source and self._gate.may_start(len(self._in_progress())):
-            self._queues[name] = source.popleft()
-            self._taken[name] += 1
+        if not source or not self._gate.may_start(len(self._open)):
+            return False
+        self._queues[name] = source.popleft()
+        if not self._bound.get(name):
+            self._bound.pop(name, None)
+        self._open[self._queues[name][0].block] += len(self._queues[name])
+        self._taken[name] += 1
+        self._taken_by_kind[self._devices[name].kind] += 1
+        self._sort_in(name)
+        return True
 
     def save(self, checkpoint_path: str) -> None:
         """Keep nothing: the ledger is the truth."""

@@ -10,10 +10,13 @@ import io
 import logging
 import os
 import re
+import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 from rayscale.design import Plan
 from rayscale.errors import EnvironmentUnusableError, InputError
@@ -69,7 +72,7 @@ def local_ray(slots: list[SlotDevice], plan: Plan) -> Iterator[Fleet]:
     import ray
 
     try:
-        ray.init(
+        _start_ray(
             address="local",
             num_cpus=len(slots) * (plan.spec.resources.cpus + 1) + DRIVER_CPUS,
             num_gpus=sum(slot.uuid is not None for slot in slots),
@@ -107,15 +110,29 @@ def attached_ray(address: str, plan: Plan, ledger: Ledger, say: Callable[[str], 
     import ray
 
     from rayscale.sweep.fleet import RayFleet
+    from rayscale.sweep.turns import cluster_turn, holder_name
 
     try:
-        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR)
+        _start_ray(address=address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, TimeoutError, ValueError, ray.exceptions.RayError) as error:
         raise EnvironmentUnusableError(f"--address {address}: cannot connect to Ray: {_first_line(error)}") from None
     try:
-        yield RayFleet(plan.spec.resources, ledger, say)
+        with cluster_turn(holder_name(plan.spec.name, os.environ), say):
+            yield RayFleet(plan.spec.resources, ledger, say)
     finally:
         ray.shutdown()
+
+
+def _start_ray(**options: Any) -> None:
+    """Call `ray.init`, and keep what this process does on SIGTERM: Ray's own handler would end it then and there."""
+    import ray
+
+    handler = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(**options)
+    finally:
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def _refuse_silent(address: str) -> None:

@@ -16,7 +16,7 @@ def tflops_bench(device: str, threads: int) -> float:
     Units: TFLOP/s.
 
     Args:
-        device: `cpu` or `cuda`.
+        device: `cpu`, `cuda` or `cuda:<index>`.
         threads: CPU threads to use; the process's own number is put back.
 
     Returns:
@@ -24,14 +24,30 @@ def tflops_bench(device: str, threads: int) -> float:
     """
     import torch
 
-    if device == "cuda":
-        return _rate(torch.randn(8192, 8192, device=device, dtype=torch.bfloat16), torch.cuda.synchronize, 10)
+    if device.startswith("cuda"):
+        matrix = torch.randn(8192, 8192, device=device, dtype=torch.bfloat16)
+        return _rate(matrix, lambda: torch.cuda.synchronize(matrix.device), 10)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
         return _rate(torch.randn(768, 768), lambda: None, 8)
     finally:
         torch.set_num_threads(before)
+
+
+def together_rate(gpus: int, threads: int) -> float:
+    """Measure all devices of a trial, one after the other.
+
+    Units: TFLOP/s.
+
+    Args:
+        gpus: Number of visible GPUs that it trains on; 0: the CPU.
+        threads: CPU threads of all its processes together.
+
+    Returns:
+        The sum of their rates.
+    """
+    return sum(tflops_bench(f"cuda:{index}", threads) for index in range(gpus)) or tflops_bench("cpu", threads)
 
 
 def _rate(matrix: torch.Tensor, synchronize: Callable[[], None], repeats: int) -> float:

@@ -22,7 +22,7 @@ Body = Callable[["torch.Tensor"], "torch.Tensor"]
 _FIXED = ("default", "linear", "llama3", "yarn")
 """Kinds of rotary embedding whose angles depend on nothing but the position."""
 
-_BLOCKS_ONLY = ("llama", "mistral", "qwen2", "qwen3")
+BLOCKS_ONLY = ("llama", "mistral", "qwen2", "qwen3")
 """Architectures with nothing (dropout, scaling) between embedding, blocks and norm."""
 
 
@@ -51,7 +51,7 @@ def direct_body(model: Any) -> Body | None:
     import torch
 
     config, inner = model.config, model.base_model
-    if config.model_type not in _BLOCKS_ONLY or config._attn_implementation != CAUSAL_ATTENTION:
+    if config.model_type not in BLOCKS_ONLY or config._attn_implementation != CAUSAL_ATTENTION:
         return None
 
     def run(inputs: torch.Tensor) -> torch.Tensor:

@@ -63,6 +63,8 @@ def choose_compile(spec: SweepSpec, shape: ModelShape, device_type: str, peak: f
         return CompileChoice(spec.train.compile == "on", f"train.compile: {spec.train.compile}")
     if device_type == "cpu":
         return CompileChoice(False, "auto: never on a CPU")
+    if spec.sharded:
+        return CompileChoice(False, "auto: not with train.parallel: fsdp")
     if peak is None:
         return CompileChoice(False, "auto: the device's peak is unknown (train.peak_tflops states it)")
     levels, repetitions = spec.design.factors["tokens"], spec.design.repetitions

@@ -48,6 +48,7 @@ class Engine:
         expected_bytes: Memory that training takes by the planner's sum; None if unknown. Units: B.
         teacher: Whose distribution is part of the target; None: nobody's.
         ranks: The processes that take the step together; None: this one alone.
+        sharded: The step as one module whose weights are spread over these processes; None: each has them all.
     """
 
     model: nn.Module
@@ -60,6 +61,7 @@ class Engine:
     expected_bytes: int | None = None
     teacher: Teacher | None = None
     ranks: Ranks | None = None
+    sharded: Any = None
 
     def step(self, batch: Batch, learning_rate: float) -> torch.Tensor:
         """Take one optimiser step. Nothing in it waits for the device.
@@ -80,7 +82,9 @@ class Engine:
         if total is None:
             raise ValueError("expected a batch of at least one micro-batch")
         if self.ranks is not None:
-            self.ranks.add_up([total, *(p.grad for p in self._parameters if p.grad is not None)])
+            # what is spread over the ranks has been added up where it lies
+            gradients = [] if self.sharded else [p.grad for p in self._parameters if p.grad is not None]
+            self.ranks.add_up([total, *gradients])
         if self.grad_clip is not None:
             torch.nn.utils.clip_grad_norm_(self._parameters, self.grad_clip)
         for group in self.optimizer.param_groups:
@@ -104,16 +108,30 @@ class Engine:
         flat = targets.reshape(-1)
         if self.teacher is not None:
             return self._distill(self.teacher, inputs, flat, divisor)
-        if self.split is None or self.loss_path == "full":
-            loss = self.token_losses(inputs, targets).sum() / divisor
-        else:
+        if self.sharded is None and self.split is not None and self.loss_path == "chunked":
             with self._autocast():
                 hidden = self.split.hidden(inputs)
-            if self.loss_path == "chunked":
-                return backward_chunked(self._logits, hidden, flat, divisor, self._chunk_rows)
-            loss = fused_loss(self.split, hidden, flat, divisor, self.compute_dtype)
+            return backward_chunked(self._logits, hidden, flat, divisor, self._chunk_rows)
+        loss = (self.sharded or self.whole_loss)(inputs, flat, divisor)
         loss.backward()
         return loss.detach()
+
+    def whole_loss(self, inputs: torch.Tensor, flat: torch.Tensor, divisor: int) -> torch.Tensor:
+        """Compute a micro-batch's share of the step's mean loss in one piece.
+
+        Args:
+            inputs: Token ids, shape (rows, T).
+            flat: Token ids or `IGNORED`, shape (rows · T,).
+            divisor: Targets of the whole optimiser step.
+
+        Returns:
+            The loss with its graph.
+        """
+        if self.split is None or self.loss_path != "linear_cross_entropy":
+            return self.losses(inputs, flat).sum() / divisor
+        with self._autocast():
+            hidden = self.split.hidden(inputs)
+        return fused_loss(self.split, hidden, flat, divisor, self.compute_dtype)
 
     def _distill(self, teacher: Teacher, inputs: torch.Tensor, flat: torch.Tensor, divisor: int) -> torch.Tensor:
         with self._autocast():
@@ -135,11 +153,24 @@ class Engine:
         Returns:
             fp32 losses, shape (rows · T,). Units: nats.
         """
+        flat = targets.reshape(-1)
+        return self.losses(inputs, flat) if self.sharded is None else self.sharded(inputs, flat, None)
+
+    def losses(self, inputs: torch.Tensor, flat: torch.Tensor) -> torch.Tensor:
+        """Compute the same with the whole weights at hand.
+
+        Args:
+            inputs: Token ids, shape (rows, T).
+            flat: Token ids or `IGNORED`, shape (rows · T,).
+
+        Returns:
+            fp32 losses, shape (rows · T,). Units: nats.
+        """
         with self._autocast():
             if self.split is not None:
-                return evaluated_losses(self.split, self.split.hidden(inputs), targets.reshape(-1), self._chunk_rows)
+                return evaluated_losses(self.split, self.split.hidden(inputs), flat, self._chunk_rows)
             logits = self.model(input_ids=inputs, use_cache=False).logits
-        return full_losses(logits.flatten(0, 1), targets.reshape(-1))
+        return full_losses(logits.flatten(0, 1), flat)
 
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         if self.split is None:

@@ -133,18 +133,33 @@ def backward_chunked(
     import torch
 
     if len(hidden) <= rows:  # the usual case of a small model: nothing to cut, one pass
-        loss = token_losses(logits_of(hidden), targets).sum() / divisor
-        loss.backward()
-        return loss.detach()
+        return _backward_logits(logits_of(hidden), targets, divisor)
     losses, gradients = [], []
     for piece, wanted in zip(hidden.detach().split(rows), targets.split(rows), strict=True):
         leaf = piece.requires_grad_()
-        loss = token_losses(logits_of(leaf), wanted).sum() / divisor
-        loss.backward()
-        losses.append(loss.detach())
+        losses.append(_backward_logits(logits_of(leaf), wanted, divisor))
         gradients.append(leaf.grad)
     hidden.backward(torch.cat(gradients))
     return torch.stack(losses).sum()
+
+
+def _backward_logits(logits: torch.Tensor, targets: torch.Tensor, divisor: int) -> torch.Tensor:
+    """Send (softmax - one-hot of the target) / divisor back from logits, made in the log-softmax's own memory.
+
+    Autograd would fill a second matrix with zeros to hold one number a row, and a third with the result.
+    """
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    with torch.no_grad():
+        slope = F.log_softmax(logits.float(), dim=1)
+        losses = F.nll_loss(slope, targets, ignore_index=IGNORED, reduction="none")
+        weight = (targets != IGNORED).to(slope.dtype).div_(divisor)[:, None]
+        slope.exp_().mul_(weight)
+        where = targets.clamp_min(0)[:, None]
+        slope.scatter_(1, where, slope.gather(1, where) - weight)
+    logits.backward(slope.to(logits.dtype))
+    return losses.sum() / divisor
 
 
 def fused_loss(

@@ -249,13 +249,14 @@ def spec_need(
         return None
 
 
-def choose_rows(train: TrainSpec, need: MemoryNeed | None, limit: float | None) -> RowChoice:
+def choose_rows(train: TrainSpec, need: MemoryNeed | None, limit: float | None, world: int = 1) -> RowChoice:
     """Choose the micro-batch that the settings ask for.
 
     Args:
         train: The settings.
         need: What training takes; None if it cannot be counted.
         limit: Memory that may be used; None if unknown. Units: B.
+        world: Devices that share each step; need and limit are those of one.
 
     Returns:
         The choice.
@@ -265,12 +266,14 @@ def choose_rows(train: TrainSpec, need: MemoryNeed | None, limit: float | None) 
     """
     if isinstance(train.micro_batch_size, int):
         return RowChoice(train.micro_batch_size, "train.micro_batch_size")
+    share = train.batch_size // world
     if train.micro_batch_size is None:
-        return RowChoice(train.batch_size, "the whole batch (train.batch_size)")
+        whose = "the whole batch (train.batch_size)" if world == 1 else f"a rank's rows (train.batch_size / {world})"
+        return RowChoice(share, whose)
     where = "train.micro_batch_size: auto"
     if need is None or limit is None:
         raise InputError(f"{where}: this model's or device's memory cannot be added up; expected a number of rows")
-    rows = largest_micro_batch(need, train.batch_size, limit)
+    rows = largest_micro_batch(need, share, limit)
     if rows is None:
         raise InputError(
             f"{where}: one row takes {memory_sentence(need, 1)}; expected at most {limit / 1e9:.3g} GB "

@@ -164,6 +164,27 @@ def rank_rows(budget: Budget, step: int, row_ids: np.ndarray, rank: int, world: 
     return RankRows(StepRows(starts, targets), whole.targets)
 
 
+def processed_tokens(budget: Budget, world: int) -> int:
+    """Count the positions that all devices of a trial compute together.
+
+    Args:
+        budget: The budget; its micro-batch size is one device's.
+        world: Number of devices.
+
+    Returns:
+        Positions of whole micro-batches, equally many on each device in every step.
+    """
+    if world == 1:
+        return budget.processed_tokens
+
+    def positions(targets: int) -> int:
+        rows, together = math.ceil(targets / budget.sequence_length), world * budget.micro_batch_size
+        return math.ceil(rows / together) * together * budget.sequence_length
+
+    last = budget.steps - 1
+    return last * positions(budget.step_tokens) + positions(budget.targets(last))
+
+
 def rows_in(stream_tokens: int, sequence_length: int) -> int:
     """Count the rows of a stream.
 

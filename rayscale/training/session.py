@@ -19,7 +19,9 @@ from rayscale.training.engine import Engine, quiet_collector
 from rayscale.training.feed import Feed, stream_gather
 from rayscale.training.flops import ModelShape, evaluation_flops, flops_6nd
 from rayscale.training.optim import learning_rate, trunk_steps
-from rayscale.training.order import Budget, row_sequence, rows_in
+from rayscale.training.order import Budget, processed_tokens, row_sequence, rows_in
+from rayscale.training.progress import ProgressLog
+from rayscale.training.ranks import ALONE
 from rayscale.training.results import (
     Diverged,
     EvalResult,
@@ -153,29 +155,34 @@ class Session:
             pack_bundle(self.setup.bundle)
 
     def evaluate(self) -> EvalResult:
-        """Measure the loss on the first `eval.tokens` held-out targets, the same for every trial.
+        """Measure the loss on the first `eval.tokens` held-out targets, the same for every trial; ranks share the work.
 
         Returns:
             Loss, perplexity and bits per byte. Sums are in float64 and leave the device once, at the end.
         """
         import torch
 
-        model, sums = self.engine.model, []
-        model.eval()
+        engine, tokens = self.engine, self.eval_feed.budget.tokens
+        ranks = engine.ranks or ALONE
+        sums = torch.zeros(self.eval_feed.budget.steps, dtype=torch.float64, device=engine.device)
+        engine.model.eval()
         with torch.no_grad():
-            for batch in self.eval_feed:
-                for inputs, targets in batch.micro_batches:
-                    sums.append(self.engine.token_losses(inputs, targets).sum(dtype=torch.float64))
-        model.train()
-        total, tokens = math.fsum(torch.stack(sums).tolist()), self.eval_feed.budget.tokens
+            for index, counts in ranks.turns(len(sums)):
+                inputs, targets = self.eval_feed.batch(index).micro_batches[0]  # a batch is one
+                found = engine.token_losses(inputs, targets).sum(dtype=torch.float64)
+                if counts:
+                    sums[index] = found
+        engine.model.train()
+        ranks.add_up([sums])
+        total = math.fsum(sums.tolist())
         text = self.data.eval_bytes(tokens)
         bits = total / math.log(2) / text if text else None
         flops = self.setup.treated.evaluation_flops(self.shape, tokens, self.spec.data.sequence_length)
         return EvalResult(tokens, total / tokens, perplexity_of(total / tokens), bits, flops)
 
     def nonzero_params(self) -> int:
-        """Count the parameters that are not zero now."""
-        return nonzero_params(self.engine.model)
+        """Count the parameters that are not zero now; all ranks must ask."""
+        return nonzero_params(self.engine.model, self.engine.ranks if self.engine.sharded else None)
 
     def quantize(self) -> Quantized | None:
         """Quantise the trained model as `eval.quantize` says, and evaluate one batch so that the next one is warm.
@@ -229,7 +236,7 @@ class Session:
             raise RuntimeError("this session has trained its budget; open another one")
         losses, budget = self._all_losses(), self.train_feed.budget
         with quiet_collector():
-            logger = _Logger(budget, self.spec.train.log_every, on_log, self.steps_done)
+            logger = ProgressLog(budget, self.spec.train.log_every, on_log, self.steps_done)
             self._loop(losses, logger, self.steps_done, until)
         self.steps_done = max(self.steps_done, until)
         return losses
@@ -277,7 +284,7 @@ class Session:
             self._losses = torch.zeros(self.train_feed.budget.steps, dtype=torch.float32, device=self.engine.device)
         return self._losses
 
-    def _loop(self, losses: torch.Tensor, logger: _Logger, first: int, until: int) -> None:
+    def _loop(self, losses: torch.Tensor, logger: ProgressLog, first: int, until: int) -> None:
         # Reading a loss costs nothing on a CPU; on a GPU it would stop the stream of kernels.
         every_step = self.engine.device.type == "cpu"
         for step in range(first, until):
@@ -304,7 +311,7 @@ class Session:
         return TrainResult(
             steps=budget.steps,
             trained_tokens=int(targets.sum()),
-            processed_tokens=budget.processed_tokens,
+            processed_tokens=processed_tokens(budget, self.train_feed.world),
             epochs=budget.tokens / available,
             train_loss=tail_loss(losses, targets),
             loss_digest=digest_losses(losses),
@@ -315,30 +322,6 @@ class Session:
             flops_formula=treated.formula,
             teacher_flops=evaluation_flops(teacher.shape, budget.tokens, length) if teacher else None,
         )
-
-
-class _Logger:
-    """Decides when to log, computes speeds, and looks at every loss once for divergence."""
-
-    def __init__(self, budget: Budget, period: float, on_log: Callable[[StepLog], None], first: int = 0) -> None:
-        self._budget, self._period, self._on_log = budget, period, on_log
-        self._begin = self._last = time.monotonic()
-        self._last_tokens, self._checked = first * budget.step_tokens, first
-
-    def due(self, now: float) -> bool:
-        return now - self._last >= self._period
-
-    def check(self, step: int, losses: torch.Tensor) -> None:
-        for index, loss in enumerate(losses[self._checked : step + 1].tolist(), start=self._checked):
-            if not math.isfinite(loss):
-                raise Diverged(index, index * self._budget.step_tokens)
-        self._checked = step + 1
-
-    def log(self, step: int, loss: float, now: float) -> None:
-        tokens = step * self._budget.step_tokens + self._budget.targets(step)
-        speed = (tokens - self._last_tokens) / max(now - self._last, 1e-9)
-        self._last, self._last_tokens = now, tokens
-        self._on_log(StepLog(step + 1, self._budget.steps, tokens, loss, speed, now - self._begin))
 
 
 def open_session(
@@ -390,7 +373,10 @@ def _train_feed(spec: SweepSpec, data: PreparedData, tokens: int, repetition: in
 def _eval_feed(spec: SweepSpec, data: PreparedData, setup: Setup) -> Feed:
     import numpy as np
 
-    length, rows = spec.data.sequence_length, spec.eval.batch_size or setup.rows.rows
+    # Alone, the training micro-batch; several ranks have smaller ones, but the same shapes give the same bits.
+    whole = spec.world > 1 and spec.train.micro_batch_size is None
+    rows = spec.eval.batch_size or (spec.train.batch_size if whole else setup.rows.rows)
+    length = spec.data.sequence_length
     budget = Budget(spec.eval.tokens, length, rows, rows)
     held_out = data.held_out()[: budget.rows * length + 1]
     return Feed(budget, np.arange(budget.rows), stream_gather(held_out, length, setup.engine.device))

@@ -11,15 +11,18 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from rayscale.errors import EnvironmentUnusableError
+from rayscale.training.allocator import keep_freed_memory
 from rayscale.training.body import keep_angles
 from rayscale.training.compiling import CompileChoice, choose_compile, compile_facts, use_shared_cache
 from rayscale.training.engine import Engine
 from rayscale.training.flops import ModelShape, shape_from_model
+from rayscale.training.lean import lean_blocks
 from rayscale.training.loss import choose_loss, split_model
 from rayscale.training.memory import MemoryNeed, RowChoice, choose_rows, corrected, memory_limit, spec_need
 from rayscale.training.model import BuiltModel, build_model
 from rayscale.training.norms import lean_norms
 from rayscale.training.optim import build_optimizer
+from rayscale.training.parallel import sharded_need
 from rayscale.training.peaks import Peak, known_peak
 from rayscale.training.shipping import bundle_name, load_bundle
 from rayscale.training.treatments.applying import Treated, treat_model
@@ -100,6 +103,8 @@ def configure_process(spec: SweepSpec, device: str) -> None:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
         if not torch.cuda.is_available():
             raise EnvironmentUnusableError("device cuda: torch finds no usable NVIDIA GPU; expected one, or device cpu")
+    if device == "cpu":
+        keep_freed_memory()
     torch.set_num_threads(spec.threads)
     torch.use_deterministic_algorithms(spec.train.deterministic, warn_only=True)
     torch.utils.deterministic.fill_uninitialized_memory = False  # it would write every new tensor twice
@@ -147,8 +152,9 @@ def set_up(spec: SweepSpec, vocab_size: int, seed: int, device: torch.device, gi
     bundle = bundle_name(spec, key) if key else None
     if bundle:
         load_bundle(bundle)
-    if device.type == "cpu" and precision == "fp32" and not choice.on:
+    if device.type == "cpu" and precision == "fp32" and not choice.on and not spec.sharded:  # it holds the weights
         lean_norms(built.module)
+        lean_blocks(built.module)
     need, rows = _fit(spec, built, shape, engine)
     engine = replace(engine, expected_bytes=None if need is None else need.total(rows.rows))
     return Setup(engine, built, shape, rows, need, choice, key, bundle, peak, treated, given.start_facts)
@@ -171,9 +177,12 @@ def _fit(spec: SweepSpec, built: BuiltModel, shape: ModelShape, engine: Engine) 
     if need is not None and engine.teacher is not None:
         need = replace(need, context=need.context + sum(p.nbytes for p in engine.teacher.model.parameters()))
     limit = memory_limit(torch.cuda.get_device_properties(engine.device).total_memory if cuda else None)
-    if need is not None and cuda and spec.train.micro_batch_size == "auto":
+    limit = limit if cuda else limit / spec.world  # ranks on a CPU share its memory
+    if need is not None and spec.sharded:
+        need = sharded_need(need, spec.world, shape.layers)
+    elif need is not None and cuda and spec.train.micro_batch_size == "auto":
         need = corrected(need, probe_peak(engine, spec.data.sequence_length), 1)
-    return need, choose_rows(spec.train, need, limit)
+    return need, choose_rows(spec.train, need, limit, spec.world)
 
 
 def probe_peak(engine: Engine, sequence_length: int) -> int:

@@ -45,8 +45,12 @@ def test_rapl_sums_packages_and_undoes_wraps(tmp_path: Path) -> None:
     assert first.energy_j is not None
     assert second.energy_j == pytest.approx(first.energy_j + 0.5)
     assert second.power_w == pytest.approx(1.0)
-    one.unlink()
+    one.write_text("")
     assert reader.read().empty
+    one.write_text("200000")
+    assert reader.read().energy_j == pytest.approx(first.energy_j + 0.6)
+    reader.close()
+    reader.close()
     assert "2 package(s), 1 dram zone(s)" in reader.method
 
 

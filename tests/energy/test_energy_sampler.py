@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -14,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_nvml import FakeGpu, FakeNvml
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rayscale.energy.layout import PARQUET, STREAM
 from rayscale.energy.nvml import NvmlReader
 from rayscale.energy.process import SamplerProcess
 from rayscale.energy.reader import Reading, Source
-from rayscale.energy.sampler import Sampler, SamplerStats, next_tick, quantile
+from rayscale.energy.sampler import Sampler, SamplerStats, deadlines_passed, quantile
+from rayscale.energy.timer import PeriodicTimer
 from rayscale.energy.trace import last_reading, read_trace
 from rayscale.errors import EnvironmentUnusableError
 from rayscale.spec import EnergySpec
@@ -67,18 +69,31 @@ def wait_for(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
     return bool(condition())
 
 
-@given(st.integers(0, 1000), st.floats(0.0, 1e5), st.floats(0.001, 10.0))
-def test_schedule_never_repeats_and_never_serves_the_past(tick: int, elapsed: float, period: float) -> None:
-    due = next_tick(tick, elapsed, period)
-    assert due > tick
-    assert due * period >= elapsed * (1 - 1e-12)
-    assert due == tick + 1 or (due - 1) * period < elapsed
+@given(st.integers(0, 10_000), st.floats(0.0, 1.0, exclude_max=True), st.floats(0.001, 10.0))
+def test_a_deadline_has_passed_from_its_time_on(deadline: int, beyond: float, period: float) -> None:
+    assert deadlines_passed(deadline * period, period) == deadline
+    assert deadlines_passed((deadline + beyond) * period, period) in (deadline, deadline + (beyond > 0.999))
 
 
 def test_schedule_examples() -> None:
-    assert next_tick(0, 0.001, 0.1) == 1
-    assert next_tick(1, 0.15, 0.1) == 2
-    assert next_tick(1, 0.73, 0.1) == 8  # six deadlines are missed
+    assert deadlines_passed(0.001, 0.1) == 0
+    assert deadlines_passed(0.15, 0.1) == 1
+    assert deadlines_passed(0.73, 0.1) == 7
+
+
+@given(st.floats(0.0, 0.01), st.floats(0.001, 0.01))
+@settings(max_examples=15, deadline=None)
+def test_timer_rings_at_or_after_every_deadline(ahead: float, period: float) -> None:
+    timer, first = PeriodicTimer(), time.monotonic() + ahead
+    try:
+        timer.set(first, period)
+        rings = 0
+        while rings < 3:
+            assert select.select([timer.fd], [], [], 1.0)[0]
+            rings += timer.rearm()
+            assert time.monotonic() >= first + (rings - 1) * period - 1e-8
+    finally:
+        timer.close()
 
 
 def test_quantiles() -> None:

@@ -13,12 +13,12 @@ from ledgers import example_spec, make_ledger
 
 from rayscale.accounting import Spending, account_ledger
 from rayscale.analysis.accounting import Part
-from rayscale.analysis.rates import Rates
+from rayscale.analysis.rates import Rates, amounts
 from rayscale.design import Plan, plan_sweep
 from rayscale.ledger import Failure, Ledger
 from rayscale.planning import Estimate
 from rayscale.spec import SweepSpec
-from rayscale.sweep.budget import MARGIN, BudgetStopping, amounts
+from rayscale.sweep.budget import MARGIN, BudgetStopping
 from rayscale.sweep.stopping import NeverStopping, open_stopping
 
 HOUR_PRICE = 2.0

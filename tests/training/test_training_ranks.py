@@ -15,7 +15,7 @@ from training_rank import train_rank
 
 from rayscale.sweep.forkserver import ForkServer
 from rayscale.training.feed import Feed, stream_gather
-from rayscale.training.order import IGNORED, Budget, row_sequence
+from rayscale.training.order import IGNORED, Budget, processed_tokens, row_sequence
 from rayscale.training.preload import PRELOAD
 from rayscale.training.ranks import Ranks, join
 
@@ -30,20 +30,37 @@ def forks() -> ForkServer:
     return server
 
 
-@pytest.mark.parametrize("train", [{"micro_batch_size": 1}, {"micro_batch_size": 2, "grad_clip": None}])
+SETTINGS = [
+    {"micro_batch_size": 1},
+    {"micro_batch_size": 2, "grad_clip": None},
+    {"micro_batch_size": 1, "parallel": "fsdp"},
+    {"parallel": "fsdp", "grad_clip": None},
+]
+
+
+@pytest.mark.parametrize("train", SETTINGS)
 def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path, forks: ForkServer, train: dict[str, Any]) -> None:
     alone = tiny_session(tmp_path, tiny_spec(train=train), TOKENS)
+    before = alone.evaluate().loss
     alone.warmup()
-    expected = alone.train(lambda _: None).losses
-    held_out = alone.evaluate().loss
+    expected = alone.train(lambda _: None)
     with ThreadPoolExecutor(2) as pool:
         two = list(pool.map(lambda rank: forks.call(train_rank, str(tmp_path), rank, 2, TOKENS, train), range(2)))
-    one = forks.call(train_rank, str(tmp_path), 0, 1, TOKENS, train)
-    assert one == (expected.tolist(), held_out)  # a single rank is the plain trial, bit for bit
     assert two[0] == two[1]
-    np.testing.assert_allclose(two[0][0], expected, rtol=0, atol=1e-5)
-    assert two[0][1] == pytest.approx(held_out, abs=1e-5)
-    assert len(expected) == 11
+    np.testing.assert_allclose(two[0].losses, expected.losses, rtol=0, atol=1e-5)
+    assert len(expected.losses) == 11
+    assert two[0].before == before  # to the last bit: nothing has been trained yet
+    assert two[0].after == pytest.approx(alone.evaluate().loss, abs=1e-5)
+    assert two[0].trained == TOKENS
+    assert two[0].nonzero == pytest.approx(alone.nonzero_params(), abs=2)
+
+
+def test_a_single_rank_is_the_plain_trial_to_the_last_bit(tmp_path: Path, forks: ForkServer) -> None:
+    alone = tiny_session(tmp_path, tiny_spec(), TOKENS)
+    alone.warmup()
+    expected = alone.train(lambda _: None).losses.tolist()
+    one = forks.call(train_rank, str(tmp_path), 0, 1, TOKENS, {})
+    assert (one.losses, one.after) == (expected, alone.evaluate().loss)
 
 
 def test_a_session_that_has_begun_cannot_join(tmp_path: Path) -> None:
@@ -71,6 +88,7 @@ def test_the_ranks_together_train_each_target_once(
     gather = stream_gather(stream, length, torch.device("cpu"))
     feeds = [Feed(budget, ids, gather, rank, world) for rank in range(world)]
     alone = Feed(budget, ids, gather)
+    trained = processed = 0
     for step in range(budget.steps):
         whole = [
             t for _, targets in alone.batch(step).micro_batches for t in targets.flatten().tolist() if t != IGNORED
@@ -80,3 +98,14 @@ def test_the_ranks_together_train_each_target_once(
         assert len({len(share.micro_batches) for share in shares}) == 1
         found = [t for share in shares for _, targets in share.micro_batches for t in targets.flatten().tolist()]
         assert [t for t in found if t != IGNORED] == whole
+        trained += sum(t != IGNORED for t in found)
+        processed += len(found)
+    assert trained == tokens
+    assert processed == processed_tokens(budget, world)
+
+
+@given(count=st.integers(0, 40), world=st.integers(1, 6))
+def test_evaluation_is_shared_out_once_and_equally_often(count: int, world: int) -> None:
+    turns = [list(Ranks(rank, world).turns(count)) for rank in range(world)]
+    assert len({len(one) for one in turns}) == 1
+    assert sorted(index for one in turns for index, counts in one if counts) == list(range(count))

@@ -1,24 +1,41 @@
-"""One rank of data-parallel training, run in a process of its own by test_training_ranks."""
+"""One rank of a trial on several, run in a process of its own by test_training_ranks."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from training_helpers import tiny_session, tiny_spec
 
-from rayscale.training.ranks import join, meet
+from rayscale.spec import SweepSpec
+from rayscale.training.ranks import join, meet, part
 
 
-def train_rank(folder: str, rank: int, world: int, tokens: int, train: dict[str, Any]) -> tuple[list[float], float]:
-    """Train one rank's share on the CPU.
+def rank_spec(train: dict[str, Any], world: int) -> SweepSpec:
+    """Return the tiny sweep for so many processes on the CPU."""
+    return tiny_spec(train=train, resources={"gpus": 0, "ranks": world})
 
-    Returns:
-        Losses of all steps, and the held-out loss afterwards.
-    """
-    session = tiny_session(Path(folder), tiny_spec(train=train), tokens)
-    with meet(rank, world, f"file://{folder}/meet-{world}") as ranks:
-        join(session, ranks)
-        session.warmup()
-        result = session.train(lambda _: None)
-        return result.losses.tolist(), session.evaluate().loss
+
+@dataclass(frozen=True)
+class RankEnd:
+    """What one rank saw: losses of all steps, held-out losses before and after, and counts."""
+
+    losses: list[float]
+    before: float
+    after: float
+    trained: int
+    processed: int
+    nonzero: int
+
+
+def train_rank(folder: str, rank: int, world: int, tokens: int, train: dict[str, Any]) -> RankEnd:
+    """Train one rank's share on the CPU."""
+    session = tiny_session(Path(folder), rank_spec(train, world), tokens)
+    join(session, meet(rank, world, f"file://{folder}/meet-{world}"))
+    before = session.evaluate().loss
+    session.warmup()
+    result = session.train(lambda _: None)
+    after, nonzero = session.evaluate().loss, session.nonzero_params()
+    part()
+    return RankEnd(result.losses.tolist(), before, after, result.trained_tokens, result.processed_tokens, nonzero)

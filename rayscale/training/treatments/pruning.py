@@ -11,12 +11,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rayscale.training.parallel import local_part
 from rayscale.training.treatments.blocks import block_linears
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     import torch
+
+    from rayscale.training.ranks import Ranks
 
 
 def prune_model(model: Any, share: float) -> int:
@@ -62,13 +65,21 @@ def _masked(mask: torch.Tensor) -> Callable[[torch.Tensor], torch.Tensor]:
     return lambda gradient: gradient * mask
 
 
-def nonzero_params(model: Any) -> int:
+def nonzero_params(model: Any, ranks: Ranks | None = None) -> int:
     """Count the parameters that are not zero.
 
     Args:
         model: Any module.
+        ranks: Over which its parameters are spread; None: they are here.
 
     Returns:
         The number, shared parameters once.
     """
-    return sum(int(parameter.count_nonzero()) for parameter in model.parameters())
+    import torch
+
+    found = sum(int(local_part(parameter).count_nonzero()) for parameter in model.parameters())
+    if ranks is None:
+        return found
+    total = torch.tensor([found], device=next(model.parameters()).device)
+    ranks.add_up([total])
+    return int(total)
