@@ -2,13 +2,14 @@
 
 1. A sampler process at 10 Hz beside nothing, then beside one busy process per CPU: CPU time of the whole process
    (interpreter and writing included) as a share of one core, 99th percentile of how late polls came.
-2. A/B in one training: the sampler is stopped and let go again (SIGSTOP, SIGCONT) in short windows, each pair of them
-   once with and once without, the order turned from pair to pair, on all CPUs (so that the sampler has to take its time
-   from the training). A step's time is compared with its neighbours' of the same second: drift and other people's load
-   hit both alike. The first poll after SIGCONT, which comes late and all at once, counts against the sampler.
+2. A/B in one training on all CPUs (so that the sampler has to take its time from it): the sampler is stopped and let go
+   again (SIGSTOP, SIGCONT) in short windows, each pair of them once with and once without, in an order drawn by lot.
+   `benchmarks.step_effect` says how the steps are compared. What counts against the sampler: the first poll after
+   SIGCONT, which comes late and in addition; so it polls more often in its windows than it would alone.
 
-    python -m benchmarks.sampler_cost [--seconds 60] [--ab 120] [--window 0.5] [--period 100ms]
+    python -m benchmarks.sampler_cost [--seconds 60] [--ab 600] [--window 0.25] [--period 100ms] [--aa]
 
+With --aa what is stopped and let go is a process that only sleeps: both estimates must then hold 0.
 Goals: CPU <= 1 % of a core; p99 lateness <= 2 ms on an idle machine; step time <= +0.5 %.
 """
 
@@ -18,21 +19,34 @@ import argparse
 import math
 import multiprocessing
 import os
+import random
 import signal
 import statistics
+import subprocess
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from benchmarks.step_effect import (
+    GOAL_STEP,
+    Effect,
+    Step,
+    coverage_without_effect,
+    paired_changes,
+    poll_changes,
+    trimmed_mean,
+    windows_of,
+)
 from rayscale.energy.estimated import process_cpu_seconds
 from rayscale.energy.process import SamplerProcess
 from rayscale.energy.reader import gpu_devices
 from rayscale.energy.sampler import SamplerStats
+from rayscale.energy.trace import read_trace
 from rayscale.environment import cache_directory, cpu_name, versions
 from rayscale.spec import EnergySpec, SweepSpec
 from rayscale.specfile import parse_spec
@@ -54,7 +68,9 @@ energy: {{period: {period}}}
 STEP_TOKENS = 4 * 128
 MAX_STEPS_PER_S = 500
 """The training's budget is this many steps per second of its time, which it must not reach."""
-GOAL_STEP = 0.005
+WARM_WINDOWS = 4
+BLOCK_S = 4.0
+"""Length of the blocks in which steps near polls are compared with others."""
 
 
 @dataclass(frozen=True)
@@ -125,26 +141,6 @@ def busy(count: int) -> Iterator[None]:
             worker.join()
 
 
-@dataclass(frozen=True)
-class Window:
-    """Some consecutive training steps.
-
-    Attributes:
-        sampled: Whether the sampler was running.
-        steps: How many.
-        seconds: How long they took together.
-    """
-
-    sampled: bool
-    steps: int
-    seconds: float
-
-    @property
-    def step_s(self) -> float:
-        """Mean duration of a step. Units: s."""
-        return self.seconds / self.steps
-
-
 class _EnoughError(Exception):
     """Ends the training when its time is over."""
 
@@ -152,40 +148,56 @@ class _EnoughError(Exception):
 class Alternation:
     """Hears of every training step; stops the sampler and lets it go on, window by window."""
 
-    def __init__(self, pid: int, window_s: float, total_s: float) -> None:
+    def __init__(self, pid: int, window_s: float, total_s: float, seed: int = 1) -> None:
         """Begin with the sampler running.
 
         Args:
             pid: The sampler's process.
             window_s: Least length of a window, in s.
             total_s: When to end, in s.
+            seed: Of the order within each pair of windows.
         """
-        self._pid, self._window_s = pid, window_s
-        self.windows: list[Window] = []
-        self._sampled, self._steps = True, 0
-        self._begin = time.monotonic()
+        self._pid, self._window_s, self._lot = pid, window_s, random.Random(seed)
+        self.steps: list[Step] = []
+        self.sampled, self.window = True, 0
+        self._begin = self._step_begin = time.monotonic()
         self._end = self._begin + total_s
 
     def __call__(self, _: StepLog) -> None:
-        """Count a step; end the window if it is long enough.
+        """Take note of a step; end the window if it is long enough.
 
         Raises:
             _EnoughError: When the time is over.
         """
         now = time.monotonic()
-        self._steps += 1
-        if now - self._begin < self._window_s:
-            return
-        self.windows.append(Window(self._sampled, self._steps, now - self._begin))
-        if now > self._end:
-            raise _EnoughError
-        # with, without | without, with | with, without | ...
-        self._sampled = len(self.windows) % 4 in (0, 3)
-        os.kill(self._pid, signal.SIGCONT if self._sampled else signal.SIGSTOP)
-        self._steps, self._begin = 0, time.monotonic()
+        self.steps.append(Step(self._step_begin, now - self._step_begin, self.sampled, self.window))
+        if now - self._begin >= self._window_s:
+            if now > self._end:
+                raise _EnoughError
+            self._turn()
+        self._step_begin = time.monotonic()
+
+    def _turn(self) -> None:
+        self.window += 1
+        self.sampled = not self.sampled if self.window % 2 else self._lot.random() < 0.5
+        os.kill(self._pid, signal.SIGCONT if self.sampled else signal.SIGSTOP)
+        self._begin = time.monotonic()
 
 
-def alternate(spec: SweepSpec, uuid: str | None, window_s: float, total_s: float) -> list[Window]:
+@dataclass(frozen=True)
+class Trained:
+    """A training with the sampler on and off by turns.
+
+    Attributes:
+        steps: Its steps in time order, the first windows (which warm up) left out.
+        origin: CLOCK_MONOTONIC of a deadline of the sampler's polls, in s.
+    """
+
+    steps: list[Step]
+    origin: float
+
+
+def alternate(spec: SweepSpec, uuid: str | None, window_s: float, total_s: float, *, aa: bool = False) -> Trained:
     """Train once, with the sampler on and off by turns.
 
     Args:
@@ -193,9 +205,10 @@ def alternate(spec: SweepSpec, uuid: str | None, window_s: float, total_s: float
         uuid: The GPU; None trains on the CPU.
         window_s: Length of a window.
         total_s: Length of the training.
+        aa: Whether another process, which only sleeps, is stopped and let go instead.
 
     Returns:
-        The windows in time order, the first (which warms up) left out with its partner.
+        The steps.
     """
     from rayscale.training.data import prepare
     from rayscale.training.session import open_session
@@ -204,8 +217,8 @@ def alternate(spec: SweepSpec, uuid: str | None, window_s: float, total_s: float
     tokens = int(spec.design.factors["tokens"][0])
     session = open_session(spec, data, tokens=tokens, seed=1, repetition=0, device=device)
     session.warmup()
-    with sampling(spec.energy, uuid) as sampler:
-        turns = Alternation(sampler.pid or 0, window_s, total_s)
+    with _sleeping() if aa else sampling(spec.energy, uuid) as toggled:
+        turns = Alternation(toggled.pid or 0, window_s, total_s)
         try:
             session.train(turns)
         except _EnoughError:
@@ -213,56 +226,28 @@ def alternate(spec: SweepSpec, uuid: str | None, window_s: float, total_s: float
         else:
             raise SystemExit("the training ended before its time; raise MAX_STEPS_PER_S")
         finally:
-            os.kill(sampler.pid or 0, signal.SIGCONT)
-    return turns.windows[2:]
+            os.kill(toggled.pid or 0, signal.SIGCONT)
+        sampler = toggled if isinstance(toggled, SamplerProcess) else None
+        origin = _deadline(sampler, spec.energy.period) if sampler else turns.steps[0].begin
+    return Trained([step for step in turns.steps if step.window >= WARM_WINDOWS], origin)
 
 
-def paired_changes(windows: Sequence[Window]) -> list[float]:
-    """Compare each window with its partner.
-
-    Args:
-        windows: Windows in time order; each pair has one with and one without the sampler.
-
-    Returns:
-        Relative change of the mean step time by the sampler, one per pair.
-    """
-    changes = []
-    for pair in zip(windows[::2], windows[1::2], strict=False):
-        with_it, without = sorted(pair, key=lambda window: not window.sampled)
-        changes.append(with_it.step_s / without.step_s - 1)
-    return changes
+@contextmanager
+def _sleeping() -> Iterator[subprocess.Popen[bytes]]:
+    """Have a process that does nothing."""
+    with subprocess.Popen(["sleep", "infinity"]) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
 
 
-def trimmed_mean(values: Sequence[float], share: float = 0.2) -> tuple[float, float]:
-    """Take the mean without the extremes, which on a virtual machine are other guests.
-
-    Tukey and McLaughlin (1963), Sankhya A 25, 331-352: the standard error comes from the winsorised deviation.
-
-    Args:
-        values: The values, at least 10.
-        share: What is left out on either side.
-
-    Returns:
-        The trimmed mean and its standard error.
-    """
-    ordered, n = sorted(values), len(values)
-    cut = int(share * n)
-    kept = ordered[cut : n - cut]
-    winsorised = [kept[0]] * cut + kept + [kept[-1]] * cut
-    error = statistics.stdev(winsorised) / ((1 - 2 * cut / n) * math.sqrt(n))
-    return statistics.fmean(kept), error
-
-
-def summary(changes: Sequence[float]) -> str:
-    """Write the change with its 95 % interval, in percent, and whether the goal is met, missed or open."""
-    mean, error = trimmed_mean(changes)
-    low, high = mean - 1.96 * error, mean + 1.96 * error
-    verdict = "met" if high <= GOAL_STEP else "missed" if low > GOAL_STEP else "open: the interval holds the goal"
-    return (
-        f"{100 * mean:+.2f} % (95 % interval {100 * low:+.2f} to {100 * high:+.2f} %, 20 % trimmed mean of "
-        f"{len(changes)} pairs, median {100 * statistics.median(changes):+.2f} %); goal <= +{100 * GOAL_STEP:g} %: "
-        + verdict
-    )
+def _deadline(sampler: SamplerProcess, period_s: float) -> float:
+    """Find one of the sampler's deadlines: most polls come right after theirs, those after a stop at any time."""
+    sampler.stop()
+    times = read_trace(sampler.directory).t
+    phases = sorted(float(phase) for phase in (times - times[0] + period_s / 2) % period_s)
+    return float(times[0]) - period_s / 2 + statistics.median(phases)
 
 
 def _milliseconds(seconds: float | None) -> str:
@@ -273,8 +258,9 @@ def main() -> None:
     """Measure and print the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each run of the sampler")
-    parser.add_argument("--ab", type=float, default=120.0, help="length of the training with and without, in s")
-    parser.add_argument("--window", type=float, default=0.5, help="length of its windows, in s")
+    parser.add_argument("--ab", type=float, default=600.0, help="length of the training with and without, in s")
+    parser.add_argument("--window", type=float, default=0.25, help="length of its windows, in s")
+    parser.add_argument("--aa", action="store_true", help="stop and let go a process that only sleeps instead")
     parser.add_argument("--period", default="100ms", help="time between polls")
     parser.add_argument("--threads", type=int, help="threads of the training (default: all CPUs)")
     args = parser.parse_args()
@@ -288,7 +274,7 @@ def main() -> None:
     costs = {"idle machine": cost_of(spec.energy, uuid, args.seconds)}
     with busy(cpus):
         costs["all CPUs busy"] = cost_of(spec.energy, uuid, args.seconds / 3)
-    windows = alternate(spec, uuid, args.window, args.ab)
+    trained = alternate(spec, uuid, args.window, args.ab, aa=args.aa)
 
     device = gpus[0].name if gpus else "CPU (no GPU here)"
     print(f"{date.today()}  {cpu_name()}, {cpus} CPUs; device {device}; torch {versions().get('torch')}")
@@ -300,8 +286,41 @@ def main() -> None:
             f"{_milliseconds(one):>14}" for one in (stats.late_p99_s, stats.latency_p50_s, stats.latency_p99_s)
         )
         print(f"{name:<16}{100 * cost.cpu_s / cost.wall_s:>18.2f}{times}{stats.missed:>8}")
-    step = statistics.fmean(window.step_s for window in windows)
-    print(f"step time ({1000 * step:.1f} ms, {threads} threads) by the sampler: {summary(paired_changes(windows))}")
+    for line in effect_lines(trained, args.window, spec.energy.period):
+        print(line)
+
+
+def effect_lines(trained: Trained, window_s: float, period_s: float) -> list[str]:
+    """Write what the sampler did to the steps.
+
+    Args:
+        trained: The training.
+        window_s: Length of its windows.
+        period_s: Time between polls.
+
+    Returns:
+        Lines.
+    """
+    steps, block = trained.steps, max(2, 2 * round(BLOCK_S / window_s / 2))
+    typical = statistics.median(step.seconds for step in steps)
+    changes = paired_changes(windows_of(steps))
+    lines = [
+        f"step time ({1000 * typical:.1f} ms, {len(steps)} steps), goal <= +{100 * GOAL_STEP:g} %:",
+        _line("sampler on/off", trimmed_mean(changes))
+        + f"; A/A (labels exchanged): {100 * coverage_without_effect(changes):.1f} % of the intervals hold 0",
+    ]
+    found = poll_changes(steps, trained.origin, period_s, block)
+    if len(found) < 10:
+        return [*lines, f"steps near polls: n/a (a step takes more than half the {1000 * period_s:g} ms between polls)"]
+    placebo = poll_changes(steps, trained.origin, period_s, block, sampled=False)
+    return [
+        *lines,
+        _line("steps near polls", trimmed_mean(found)) + f"; A/A (same times, no sampler): {trimmed_mean(placebo)}",
+    ]
+
+
+def _line(name: str, effect: Effect) -> str:
+    return f"{name:<18}{effect}: {effect.verdict}"
 
 
 if __name__ == "__main__":

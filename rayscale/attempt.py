@@ -15,7 +15,18 @@ from rayscale.design import Trial
 from rayscale.environment import host_facts, versions
 from rayscale.errors import RayscaleError
 from rayscale.ledger import Failure
-from rayscale.record import Device, Evaluation, Phase, PhaseName, Reason, Record, Settling, Training
+from rayscale.record import (
+    Device,
+    EnergyResult,
+    Evaluation,
+    Phase,
+    PhaseName,
+    Quality,
+    Reason,
+    Record,
+    Settling,
+    Training,
+)
 from rayscale.sharing import TrunkLink, sharing_of
 
 if TYPE_CHECKING:
@@ -205,20 +216,8 @@ def assemble_record(
     Returns:
         The record; energy is null with a reason when the trace cannot be read.
     """
-    from rayscale.energy.measure import energy_result, unavailable
-    from rayscale.energy.quality import judge
-    from rayscale.energy.trace import read_trace
-
-    energy_spec = job.trial.spec.energy
-    trace: Trace | None = None
-    try:
-        trace = read_trace(job.directory)
-        energy = energy_result(trace, outcome.phases, energy_spec, stats)
-    except (OSError, ValueError, RayscaleError) as error:
-        energy = unavailable(outcome.phases, f"no readable power trace: {error}")
-    steps = outcome.training.steps
     notes = [*notes, *_wrong_device(job, outcome), *(job.trunk.reasons if job.trunk else ())]
-    quality = judge(trace, outcome.phases, energy, energy_spec, stats, steps=steps, extra=tuple(notes))
+    trace, energy, quality = _measured(job, outcome, stats, notes)
     return Record(
         sweep=job.sweep,
         trial_key=job.trial.trial_key,
@@ -245,6 +244,28 @@ def assemble_record(
             **({"binding": job.binding} if job.binding else {}),
         },
     )
+
+
+def _measured(
+    job: TrialJob, outcome: TrialOutcome, stats: SamplerStats | None, notes: list[Reason]
+) -> tuple[Trace | None, EnergyResult, Quality]:
+    """Measure and judge an attempt; several devices each by itself."""
+    from rayscale.energy.deviceset import devices_in
+    from rayscale.energy.measure import energy_result, unavailable
+    from rayscale.energy.quality import judge
+    from rayscale.energy.sums import measure_devices
+    from rayscale.energy.trace import read_trace
+
+    spec, phases, steps = job.trial.spec.energy, outcome.phases, outcome.training.steps
+    if job.device_uuid and len(devices_in(job.device_uuid)) > 1:
+        return None, *measure_devices(job.directory, job.device_uuid, phases, spec, stats, steps, notes)
+    trace: Trace | None = None
+    try:
+        trace = read_trace(job.directory)
+        energy = energy_result(trace, phases, spec, stats)
+    except (OSError, ValueError, RayscaleError) as error:
+        energy = unavailable(phases, f"no readable power trace: {error}")
+    return trace, energy, judge(trace, phases, energy, spec, stats, steps=steps, extra=tuple(notes))
 
 
 def _wrong_device(job: TrialJob, outcome: TrialOutcome) -> list[Reason]:

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from rayscale.energy.estimated import process_cpu_seconds
+from rayscale.energy.estimated import children_of, process_cpu_seconds
 
 CHILDREN_RESOLUTION_S = 0.01
 """The kernel shows the time of exited children in clock ticks (proc_pid_stat(5))."""
@@ -77,29 +77,6 @@ class DescendantsClock:
             pid = waiting.pop()
             yield pid
             waiting += children_of(pid, self._proc)
-
-
-def children_of(pid: int, proc: Path = Path("/proc")) -> list[int]:
-    """List the children of a process.
-
-    Args:
-        pid: The process.
-        proc: The proc file system.
-
-    Returns:
-        Their process ids; empty when the process is gone.
-    """
-    found: list[int] = []
-    try:
-        tasks = list((proc / str(pid) / "task").iterdir())
-    except OSError:
-        return []
-    for task in tasks:
-        try:
-            found += map(int, (task / "children").read_text().split())
-        except OSError:  # this thread has just ended; its children have moved to another one
-            continue
-    return found
 
 
 def _stat(proc: Path, pid: int) -> list[str]:

@@ -253,7 +253,7 @@ def flatten(record: Record) -> dict[str, Any]:
         **_training_columns(record),
         **_energy_columns(record),
         "verdict": record.quality.verdict,
-        "reasons": ";".join(reason.code for reason in record.quality.reasons),
+        "reasons": ";".join(dict.fromkeys(reason.code for reason in record.quality.reasons)),
         "attempts": record.attempt,
         "started_at": record.started_at,
     }

@@ -126,7 +126,13 @@ class MirrorListener:
 
 
 def run_to_report(
-    spec: SweepSpec, ledger: Ledger, *, advice: Advice, with_report: bool, address: str | None = None
+    spec: SweepSpec,
+    ledger: Ledger,
+    *,
+    advice: Advice,
+    with_report: bool,
+    address: str | None = None,
+    wait_s: float = 0.0,
 ) -> RunResult:
     """Run what is left of a sweep, then analyse and report it.
 
@@ -136,6 +142,7 @@ def run_to_report(
         advice: What the user is told to type next.
         with_report: Analyse and report at the end.
         address: A running Ray cluster to use (`auto`, `HOST:PORT`); None starts Ray on this machine.
+        wait_s: Longest wait for the first device of a cluster. Units: s.
 
     Returns:
         What happened.
@@ -158,7 +165,7 @@ def run_to_report(
             console.print(f"{spec.name}: {what}", soft_wrap=True)
         else:
             try:
-                summary = _run_and_report(plan, ledger, console, address, with_report=with_report)
+                summary = _run_and_report(plan, ledger, console, address, wait_s, with_report=with_report)
             except KeyboardInterrupt:  # before the first trial, or while the report was written
                 kept = len(plan.trials) - len(unfinished(plan, ledger))
                 summary = RunSummary(len(plan.trials), kept, 0, interrupted=True)
@@ -179,7 +186,7 @@ def _report_path(ledger: Ledger) -> str | None:
 
 
 def _run_and_report(
-    plan: Plan, ledger: Ledger, console: Console, address: str | None, *, with_report: bool
+    plan: Plan, ledger: Ledger, console: Console, address: str | None, wait_s: float, *, with_report: bool
 ) -> RunSummary:
     set_ray_environment(address)  # before the first import of ray
     from rayscale.sweep.events import Listener
@@ -194,7 +201,7 @@ def _run_and_report(
     mirror.ensure_plan(plan)
     listeners: list[Listener] = [view, MirrorListener(mirror, ledger)]
     try:
-        summary = run_sweep(plan, ledger, listeners, view.say, address)
+        summary = run_sweep(plan, ledger, listeners, view.say, address, wait_s)
     finally:
         view.close()
     tree = None

@@ -79,7 +79,8 @@ def returns_trees(frame: DataFrame, spec: SweepSpec, estimated: bool) -> Tree:
             continue
         cells, loss, amount = found
         unit = (spec.report.currency or resource.unit) if resource.name == "cost" else resource.unit
-        about = {"unit": unit, "n_blocks": len(loss), "energy_estimated": estimated and resource.energy}
+        priced = resource.name == "cost" and spec.report.price_per_kwh is not None
+        about = {"unit": unit, "n_blocks": len(loss), "energy_estimated": estimated and (resource.energy or priced)}
         points = pareto_points(cells.cell_labels, loss, amount, spec.analysis.alpha)
         pareto[resource.name] = {**about, "points": {point.label: _point_tree(point) for point in points}}
         steps = _steps(cells, loss, amount, spec.analysis.alpha)
@@ -94,6 +95,8 @@ def _complete(frame: DataFrame, spec: SweepSpec, resource: Resource) -> tuple[Ce
         varied = varied_factors(spec)
     except InputError:
         return None
+    if resource.name == "flops" and "teacher_flops" in frame:  # a teacher's forward passes are part of the training
+        frame = frame.assign(flops=frame["flops"] + frame["teacher_flops"].astype(float).fillna(0.0))
     cells, other = (
         lay_out(frame, name, list(varied), "repetition", known_levels=varied, lenient=True)
         for name in ("eval_loss", resource.column)

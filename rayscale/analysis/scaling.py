@@ -17,13 +17,16 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from rayscale.analysis.scaling_batch import derivatives, newton_steps, polish_many
+
 Array = NDArray[np.float64]
 
 DELTA = 1e-3
 """Where Huber's loss turns linear, in ln L (Hoffmann et al. 2022)."""
 EXPONENTS = (0.1, 0.2, 0.3, 0.4, 0.55, 0.75, 1.0)
 """Grid of starting exponents."""
-MAX_STEPS = 300
+MAX_STEPS = 1000
+"""Steps of a descent: with noise far above Huber's threshold it creeps along a narrow valley of E and the exponents."""
 IDLE_STEPS = 3
 """Steps that gain nothing before a descent ends: where the best floor is 0, ln E could go down for ever."""
 SAME_MINIMUM = 1e-6
@@ -131,11 +134,18 @@ def fit(problem: Problem) -> FitResult:
     Returns:
         The best minimum, with the spread of all.
     """
-    ends = [polish(problem, start) for start in starting_points(problem)]
+    starts = np.array(starting_points(problem))
+    logs, loss = (np.broadcast_to(x, (len(starts), *x.shape)) for x in (problem.logs, problem.log_loss))
+    ends = _minima(logs, loss, problem.delta, starts)
     best = min(ends, key=lambda end: end.objective)
     limit = best.objective * (1 + SAME_MINIMUM) + EXACT * len(problem.log_loss)
     reached = sum(end.objective <= limit for end in ends)
     return FitResult(law_of(problem, best), best, len(ends), reached, max(end.objective for end in ends))
+
+
+def _minima(logs: Array, log_loss: Array, delta: float, starts: Array) -> list[Minimum]:
+    found = polish_many(logs, log_loss, delta, starts, MAX_STEPS, IDLE_STEPS)
+    return [Minimum(theta, float(objective)) for theta, objective in zip(*found, strict=True)]
 
 
 def law_of(problem: Problem, minimum: Minimum) -> PowerLaw:
@@ -211,14 +221,6 @@ def polish(problem: Problem, theta: Array, free: Array | None = None) -> Minimum
     return Minimum(theta, float(value))
 
 
-def _step(gradient: Array, hessian: Array, damping: float) -> Array:
-    """Newton's step with eigenvalues made positive and Levenberg's damping relative to their scale."""
-    scale = np.sqrt(np.maximum(np.abs(np.diag(hessian)), 1e-300))
-    values, vectors = np.linalg.eigh(hessian / np.outer(scale, scale))
-    damped = np.abs(values) + damping
-    return -(vectors @ ((vectors.T @ (gradient / scale)) / damped)) / scale
-
-
 def residuals(problem: Problem, theta: Array) -> Array:
     """Return ln L minus its prediction. Shape (n,)."""
     u = np.vstack([theta[0:-1:2, None] - theta[1:-1:2, None] * problem.logs, np.full(len(problem.log_loss), theta[-1])])
@@ -226,38 +228,13 @@ def residuals(problem: Problem, theta: Array) -> Array:
 
 
 def _derivatives(problem: Problem, theta: Array) -> tuple[float, Array, Array]:
-    """Compute objective, gradient and Hessian.
+    """Compute objective, gradient and Hessian at one place."""
+    value, gradient, hessian = derivatives(problem.logs[None], problem.log_loss[None], problem.delta, theta[None])
+    return float(value[0]), gradient[0], hessian[0]
 
-    The prediction f is a log-sum-exp of terms u_k that are linear in theta: f' = sum p_k u_k' and
-    f'' = sum p_k u_k' u_k'^T - f' f'^T with p = softmax(u). With psi Huber's derivative the gradient is -sum psi f' and
-    the Hessian sum psi' f' f'^T - psi f''.
-    """
-    size, terms = len(theta), problem.terms
-    u = np.empty((terms + 1, len(problem.log_loss)))
-    u[:-1] = theta[0:-1:2, None] - theta[1:-1:2, None] * problem.logs
-    u[-1] = theta[-1]
-    top = u.max(axis=0)
-    weights = np.exp(u - top)
-    total = weights.sum(axis=0)
-    weights /= total
-    residual = problem.log_loss - (top + np.log(total))
-    size_r = np.abs(residual)
-    inside = size_r <= problem.delta
-    # np.where computes both: a step that went far too far overflows in the branch that is not taken
-    small = np.where(inside, residual, 0.0)
-    objective = np.where(inside, 0.5 * small**2, problem.delta * (size_r - 0.5 * problem.delta)).sum()
-    psi = np.clip(residual, -problem.delta, problem.delta)
 
-    slopes = np.empty((size, len(residual)))
-    slopes[0:-1:2], slopes[1:-1:2], slopes[-1] = weights[:-1], -weights[:-1] * problem.logs, weights[-1]
-    gradient = -(slopes @ psi)
-    hessian = (slopes * (inside + psi)) @ slopes.T
-    for k in range(terms):
-        p, x = psi * weights[k], problem.logs[k]
-        first, cross, second = p.sum(), (p * x).sum(), (p * x * x).sum()
-        hessian[2 * k : 2 * k + 2, 2 * k : 2 * k + 2] -= np.array([[first, -cross], [-cross, second]])
-    hessian[-1, -1] -= (psi * weights[-1]).sum()
-    return float(objective), gradient, hessian
+def _step(gradient: Array, hessian: Array, damping: float) -> Array:
+    return newton_steps(gradient[None], hessian[None], np.array([damping]))[0]
 
 
 def bootstrap(problem: Problem, start: Minimum, groups: NDArray[np.int64], resamples: int, seed: int) -> list[PowerLaw]:
@@ -276,12 +253,19 @@ def bootstrap(problem: Problem, start: Minimum, groups: NDArray[np.int64], resam
     rng = np.random.default_rng(seed)
     names = np.unique(groups)
     members = [np.flatnonzero(groups == name) for name in names]
-    fits = []
-    for _ in range(resamples):
-        drawn = rng.integers(0, len(names), len(names))
-        sample = problem.rows(np.concatenate([members[index] for index in drawn]))
-        fits.append(law_of(sample, polish(sample, start.theta)))
-    return fits
+    rows = [
+        np.concatenate([members[index] for index in rng.integers(0, len(names), len(names))]) for _ in range(resamples)
+    ]
+    # runs of different lengths make samples of different lengths: those of one length are refitted together
+    fits: dict[int, PowerLaw] = {}
+    for length in sorted({len(index) for index in rows}):
+        which = [number for number, index in enumerate(rows) if len(index) == length]
+        drawn = np.array([rows[number] for number in which])
+        samples = problem.logs[:, drawn].transpose(1, 0, 2), problem.log_loss[drawn]
+        starts = np.tile(start.theta, (len(which), 1))
+        found = _minima(*samples, problem.delta, starts)
+        fits |= {number: law_of(problem, end) for number, end in zip(which, found, strict=True)}
+    return [fits[number] for number in range(resamples)]
 
 
 def has_optimum(law: PowerLaw) -> bool:

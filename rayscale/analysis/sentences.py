@@ -8,7 +8,7 @@ from rayscale.analysis.adjust import ADJUSTMENTS
 from rayscale.analysis.distributions import t_two_sided
 from rayscale.analysis.equivalence_ratio import ratio_sentence
 from rayscale.analysis.jsonable import Tree, p_number
-from rayscale.analysis.levels import interval_name
+from rayscale.analysis.levels import interval_name, level_values
 from rayscale.analysis.walk import is_clear, nested_order, section
 
 FEW_SUBJECTS = 10
@@ -176,7 +176,7 @@ def effect_sentence(tree: Tree, factor: str, effect: Tree) -> str:
 
 
 def descriptive_sentence(tree: Tree, factor: str, levels: Tree) -> str:
-    """Say from where to where the mean goes.
+    """Say from where to where the mean goes; of levels that are names, which have no order, the two extremes.
 
     Args:
         tree: The tree of one measure.
@@ -189,9 +189,19 @@ def descriptive_sentence(tree: Tree, factor: str, levels: Tree) -> str:
     rows = [(label, row["mean"]) for label, row in levels.items() if row["mean"] is not None]
     if len(rows) < 2:
         return ""
+    named = level_values([label for label, _ in rows]) is None
+    if named:
+        rows.sort(key=lambda row: row[1])
     (first, start), (last, end) = rows[0], rows[-1]
-    change = f" ({100 * (end / start - 1):+.3g}%)" if start > 0 and end > 0 else ""
-    return f"The mean of {tree['dv']} goes from {show(start)} at {factor} {first} to {show(end)} at {last}{change}."
+    change = f"{100 * (end / start - 1):+.3g}%" if start > 0 and end > 0 else ""
+    if named:
+        more = f"; {change}" if change else ""
+        return (
+            f"The mean of {tree['dv']} is lowest at {factor} {first} ({show(start)}) and highest at {last} "
+            f"({show(end)}{more})."
+        )
+    more = f" ({change})" if change else ""
+    return f"The mean of {tree['dv']} goes from {show(start)} at {factor} {first} to {show(end)} at {last}{more}."
 
 
 def pairs_sentence(tree: Tree, factor: str, pairs: Tree) -> str:

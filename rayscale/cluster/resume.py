@@ -1,8 +1,8 @@
 """`rayscale cluster resume`: a stopped or failed sweep goes on, with exactly the files that were submitted.
 
-The files of a job are a package in the cluster's own store. Ray forgets it minutes after the job; so the driver of every
-submitted sweep asks for it to be kept (`keep_files`), and resuming names the same package, the same command and the same
-variables again. What is finished lies in the ledger and is not repeated. To go on with changed files: submit again.
+The files of a job are a package in the cluster's own store. Ray forgets it minutes after the job; so the driver of
+every submitted sweep asks for it to be kept (`keep_files`), and resuming names the same package, the same command and
+the same variables again. What is finished lies in the ledger and is not repeated. To go on with changed files: submit.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from rayscale.cluster.submit import Sent, new_job
 from rayscale.errors import InputError
 
 KEPT_DAYS = 30
-"""How long a cluster keeps the files of a submitted sweep, from the start of its driver; it lives as long as its head."""
+"""How long a cluster keeps the files of a submitted sweep, from the start of its driver; its head must live on."""
 
 
 def resume(name: str, jobs: Jobs) -> Sent:
@@ -84,7 +84,7 @@ def keep_files(package: str, address: str, say: Callable[[str], None]) -> None:
         address: The cluster's own address.
         say: Shows a line if that does not work.
     """
-    from ray._raylet import GcsClient
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]
 
     try:
         GcsClient(address=address).pin_runtime_env_uri(package, KEPT_DAYS * 24 * 3600)

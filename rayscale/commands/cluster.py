@@ -10,7 +10,7 @@ from typing import Annotated
 
 import typer
 
-from rayscale.commands.common import Json, SweepFile, print_json
+from rayscale.commands.common import Json, SweepFile, print_json, seconds
 from rayscale.errors import InputError
 
 ClusterFile = Annotated[
@@ -60,6 +60,7 @@ def submit(
         typer.Option("--storage", envvar="RAYSCALE_STORAGE", help="Where its ledger lies; default: as the head says."),
     ] = None,
     env: Annotated[list[str] | None, typer.Option(metavar="NAME", help="Also send this variable (repeatable).")] = None,
+    wait: Annotated[str, typer.Option(metavar="TIME", help="Longest wait there for the first device.")] = "30min",
     max_upload: Annotated[str, typer.Option(metavar="SIZE", help="Most that may be sent.")] = "200MB",
     follow: Annotated[
         bool, typer.Option("--follow", help="Show its log until it ends; Ctrl-C leaves it alone.")
@@ -76,7 +77,9 @@ def submit(
         limit = parse_bytes(max_upload)
     except ValueError as error:
         raise InputError(f"--max-upload: {error}") from None
-    submission = prepare(sweep, storage, os.environ, send_names=tuple(env or ()), limit=limit)
+    seconds("--wait", wait)
+    arguments = ("--address", "auto", "--wait", wait)
+    submission = prepare(sweep, storage, os.environ, send_names=tuple(env or ()), limit=limit, arguments=arguments)
     if dry_run:
         print_json(submission.document()) if as_json else typer.echo(submission.text())
         return 0

@@ -58,6 +58,16 @@ def plan_of(ledger: Any, spec: Any) -> Any:
     return plan_sweep(spec) if spec is not None else stored
 
 
+def seconds(option: str, value: str) -> float:
+    """Read an option that is a duration. Units: s."""
+    from rayscale.quantities import parse_duration
+
+    try:
+        return parse_duration(value)
+    except ValueError as error:
+        raise InputError(f"{option}: {error}") from None
+
+
 def local_place(storage: str) -> Path:
     """Return the directory of a storage on this machine; for an object store the one its files pass through."""
     from rayscale.environment import cache_directory

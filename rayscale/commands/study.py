@@ -20,6 +20,7 @@ from rayscale.commands.common import (
     open_target,
     plan_of,
     print_json,
+    seconds,
 )
 
 
@@ -71,16 +72,19 @@ def run(
         str | None,
         typer.Option(envvar="RAY_ADDRESS", metavar="auto|HOST:PORT", help="Use this Ray cluster, start none."),
     ] = None,
+    wait: Annotated[
+        str, typer.Option(metavar="TIME", help="With --address: ask for nodes and wait for the first device.")
+    ] = "0s",
 ) -> int:
     """Run what is left of a sweep, then analyse it and write the report. The same command again continues."""
     from rayscale.running import advise, run_to_report
     from rayscale.specfile import load_spec
     from rayscale.sweep.session import checked_address
 
-    cluster, spec = checked_address(address), load_spec(sweep)
+    cluster, spec, wait_s = checked_address(address), load_spec(sweep), seconds("--wait", wait)
     ledger = open_ledger(storage, spec.name)
     advice = advise(sweep, None if storage == DEFAULT_STORAGE else storage, cluster, os.environ)
-    result = run_to_report(spec, ledger, advice=advice, with_report=report, address=cluster)
+    result = run_to_report(spec, ledger, advice=advice, with_report=report, address=cluster, wait_s=wait_s)
     if as_json:
         print_json(result.document())
     return result.exit_code

@@ -4,8 +4,9 @@
 
 It is read as a *counter*, so nothing is lost between polls, however late they come. CPU time of another process comes
 with ns resolution from Linux's per-process CPU clock (clock id `~pid << 3 | 2`, as in glibc's clock_getcpuclockid); all
-threads of the process count, its children do not. The time origin is the host's boot, so that a sampler that is started
-again continues the same counter.
+threads of the process count, and those of its children that live at the edges of phases: the other ranks of a trial on
+several processes. They are looked up at edges only, so that a poll stays a few clock reads. The time origin is the
+host's boot, so that a sampler that is started again continues the same counter.
 """
 
 from __future__ import annotations
@@ -47,6 +48,71 @@ def _stat_cpu_seconds(pid: int, proc: Path) -> float | None:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+def children_of(pid: int, proc: Path = Path("/proc")) -> list[int]:
+    """List the children of a process.
+
+    Args:
+        pid: The process.
+        proc: The proc file system.
+
+    Returns:
+        Their process ids; empty when the process is gone.
+    """
+    found: list[int] = []
+    try:
+        tasks = list((proc / str(pid) / "task").iterdir())
+    except OSError:
+        return []
+    for task in tasks:
+        try:
+            found += map(int, (task / "children").read_text().split())
+        except OSError:  # this thread has just ended; its children have moved to another one
+            continue
+    return found
+
+
+class FamilyClock:
+    """CPU time of a process and its children, each once: a child that has ended keeps what was read last."""
+
+    def __init__(
+        self,
+        own: Callable[[int], float | None] = process_cpu_seconds,
+        children: Callable[[int], list[int]] = children_of,
+    ) -> None:
+        """Start without children.
+
+        Args:
+            own: CPU time of one process in s, None when it is gone.
+            children: Lists the children of a process.
+        """
+        self._own, self._children = own, children
+        self._known: dict[int, float] = {}
+
+    def look(self, pid: int) -> None:
+        """Find the children that there are now, a sampler among them left out.
+
+        Args:
+            pid: The process.
+        """
+        for child in self._children(pid):
+            if child != os.getpid():
+                self._known.setdefault(child, 0.0)
+
+    def __call__(self, pid: int) -> float | None:
+        """Read the clock.
+
+        Args:
+            pid: The process.
+
+        Returns:
+            Units: s. None when the process is gone.
+        """
+        for child, before in self._known.items():
+            self._known[child] = self._own(child) or before
+        used = self._own(pid)
+        return None if used is None else used + sum(self._known.values())
+
+
 class EstimatedReader:
     """Turns a process's CPU time into energy by two declared constants."""
 
@@ -63,7 +129,7 @@ class EstimatedReader:
         w_per_cpu: float,
         device_uuid: str | None = None,
         clock: Callable[[], float] = time.monotonic,
-        cpu_seconds: Callable[[int], float | None] = process_cpu_seconds,
+        cpu_seconds: Callable[[int], float | None] | None = None,
     ) -> None:
         """Bind to a process.
 
@@ -73,10 +139,11 @@ class EstimatedReader:
             w_per_cpu: Power of one busy CPU, in W.
             device_uuid: Label of the CPU.
             clock: CLOCK_MONOTONIC in s.
-            cpu_seconds: CPU time of a process in s, None when it is gone.
+            cpu_seconds: CPU time of a process in s, None when it is gone; None counts its children too.
         """
         self._pid, self._idle_w, self._w_per_cpu = pid, idle_w, w_per_cpu
-        self._clock, self._cpu_seconds = clock, cpu_seconds
+        self._family = FamilyClock()
+        self._clock, self._cpu_seconds = clock, cpu_seconds or self._family
         self._quotient = DifferenceQuotient()
         self.device_uuid = device_uuid
         self.device_name = cpu_name()
@@ -96,6 +163,16 @@ class EstimatedReader:
         energy = None if used is None else self._idle_w * middle + self._w_per_cpu * used
         power = self._quotient.power(middle, energy)
         return Reading(middle, power, None, energy, None, None, None, end - begin)
+
+    def read_edge(self) -> Reading:
+        """Look for children, then read.
+
+        Returns:
+            The reading.
+        """
+        if self._cpu_seconds is self._family:
+            self._family.look(self._pid)
+        return self.read()
 
     def close(self) -> None:
         """Nothing is held open."""

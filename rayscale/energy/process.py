@@ -17,10 +17,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+from rayscale.energy.group import SamplerGroup
 from rayscale.energy.punctual import keep_garbage_collection_short
-from rayscale.energy.reader import open_reader
-from rayscale.energy.sampler import Sampler, SamplerStats
-from rayscale.energy.trace import finalize
+from rayscale.energy.sampler import SamplerStats
+from rayscale.energy.sumtrace import finish_traces
 from rayscale.errors import EnvironmentUnusableError, InputError, RayscaleError
 from rayscale.spec import EnergySpec
 
@@ -35,11 +35,12 @@ class SamplerProcess:
 
         Args:
             spec: Source, period and constants.
-            device_uuid: The device that trains.
+            device_uuid: The devices that train, as `deviceset` writes them.
             pid: The trial's process, for the estimate.
             directory: The attempt's directory.
         """
-        self._directory = Path(directory)
+        self.directory = Path(directory)
+        """The attempt's, where the trace is."""
         job = {
             "spec": spec.model_dump(mode="json"),
             "device_uuid": device_uuid,
@@ -129,7 +130,7 @@ class SamplerProcess:
 
     def _lost(self) -> SamplerStats:
         try:
-            finalize(self._directory)
+            finish_traces(self.directory)
         except (OSError, RayscaleError) as error:
             return SamplerStats(died=True, write_error=f"{type(error).__name__}: {error}")
         return SamplerStats(died=True)
@@ -152,8 +153,7 @@ def main(arguments: list[str]) -> int:
         job = json.loads(arguments[0])
         spec = EnergySpec.model_validate(job["spec"])
         parent = os.getppid()
-        reader = open_reader(spec, device_uuid=job["device_uuid"], pid=job["pid"])
-        sampler = Sampler(reader, Path(job["directory"]), spec.period)
+        sampler = SamplerGroup(spec, job["device_uuid"], job["pid"], Path(job["directory"]))
         keep_garbage_collection_short()
         sampler.start()
     except (RayscaleError, OSError, ValueError, LookupError) as error:
@@ -164,12 +164,12 @@ def main(arguments: list[str]) -> int:
     _tell({"ready": True})
     _serve(sampler, parent)
     stats = sampler.stop()
-    reader.close()
+    sampler.close()
     _tell(stats.to_record())
     return 0
 
 
-def _serve(sampler: Sampler, parent: int) -> None:
+def _serve(sampler: SamplerGroup, parent: int) -> None:
     """Follow the parent's words until `stop`, the end of input, or the parent's death."""
     buffered, life = b"", os.pidfd_open(parent)
     while os.getppid() == parent:

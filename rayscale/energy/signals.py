@@ -33,7 +33,7 @@ class Blur:
     Attributes:
         width_s: Energy misplaced at an edge, per watt of change around it: w/8 + u/2 + p/2.
         reach_s: How far from the edge a change still matters: w + u + p.
-        period_s: Time p between polls.
+        period_s: Time between polls.
     """
 
     width_s: float
@@ -251,34 +251,43 @@ class Counter:
     def _cut_j(self, edge: float) -> float:
         """Energy that may be on the wrong side of a cut. Units: J.
 
-        Power that changes by r at an unknown time within an interval of length L puts up to h = r L f(1-f) elsewhere
-        than even growth does. Intervals and their neighbours show r, but not what alternates within them: the power
-        polls do, and what even they do not show comes and goes within two periods p, which leaves r p/2. What is
-        reported is not even growth but has the shape of the power: how far it is from even comes on top. Or else, the
-        shape itself is believed, as far as its sensor does not smear it (`Blur`), here and at the interval's ends.
+        Without power polls: power that changes by r at an unknown time within an interval of length L puts up to
+        r L f(1-f) elsewhere than even growth does; the neighbours of the interval show r. With them, see `_admitted`;
+        or the shape of the power is believed, as far as its sensor does not smear it, here and at the interval's ends.
         """
         index = self.coarse._index(edge)
-        left, right = self.coarse.starts[index], self.coarse.stops[index]
-        cut, seen = _cut(edge - left, right - edge), self.coarse._range(index, index)
+        left, right = float(self.coarse.starts[index]), float(self.coarse.stops[index])
         if self.blur is None or self.shape is None or not left < edge < right:
-            return cut * seen
-        low, high = self._power_near(edge)
-        within = min(cut, self.blur.period_s / 2) * max(0.0, high - low - seen)
-        even = self.coarse.values[index] * (edge - left)
-        uneven = abs(self.steps.energy(left, edge) - even)
-        by_counter = cut * seen + within + uneven
-        share = (edge - left) / (right - left)
+            return _cut(edge - left, right - edge) * self.coarse._range(index, index)
+        by_counter = self._admitted(index, left, edge, right)
         if self.shape.covered(left, right) < right - left - self.blur.period_s:
-            return float(by_counter)
-        ranges = [np.diff(self._power_near(at))[0] for at in (left, edge, right)]
-        by_shape = self.blur.width_s * float(np.dot(ranges, [1 - share, 1.0, share]))
-        return float(min(by_counter, by_shape))
+            return by_counter
+        share = (edge - left) / (right - left)
+        (low, high), *ends = (self._power_near(at, at) for at in (edge, left, right))
+        ranges = [high - low, *(top - bottom for bottom, top in ends)]
+        by_shape = self.blur.width_s * float(np.dot(ranges, [1.0, 1.0 - share, share]))
+        return min(by_counter, by_shape)
 
-    def _power_near(self, t: float) -> tuple[float, float]:
-        """Lowest and highest power that the sensor shows of a time: all values that it may be smeared into."""
+    def _admitted(self, index: int, left: float, edge: float, right: float) -> float:
+        """How far the energy before a cut may be from what is reported: all that the interval's sum admits. Units: J.
+
+        Power stayed between the extremes that sensor and counter show around; a watt more before the cut is one less
+        after it.
+        """
+        low, high = self._power_near(left, right)
+        means = self.coarse.values[max(0, index - 1) : index + 2]
+        low, high = min(low, float(means.min())), max(high, float(means.max()))
+        whole = float(self.coarse.values[index]) * (right - left)
+        least = max(low * (edge - left), whole - high * (right - edge))
+        most = min(high * (edge - left), whole - low * (right - edge))
+        said = self.steps.energy(left, edge)
+        return max(said - least, most - said)
+
+    def _power_near(self, start: float, end: float) -> tuple[float, float]:
+        """Lowest and highest power that the sensor shows of a time: all values into which it may be smeared."""
         if self.blur is None or self.shape is None:
-            return self.steps.at(t), self.steps.at(t)
-        return self.shape.extremes(t - self.blur.reach_s, t + self.blur.reach_s)
+            return self.steps.extremes(start, end)
+        return self.shape.extremes(start - self.blur.reach_s, end + self.blur.reach_s)
 
     def _age_j(self, edge: float) -> tuple[float, float]:
         """Energy by which the reads around an edge may be old: in one direction, and in both. Units: J."""
@@ -287,8 +296,7 @@ class Counter:
         share = float(np.clip((edge - before) / (after - before), 0.0, 1.0))
         late, slack = ((1 - share) * one[right - 1] + share * one[right] for one in (self.late, self.slack))
         reach = max(late, slack)
-        power = max(self.steps.at(edge - reach), self.steps.at(edge), self.steps.at(edge + reach))
-        power = max(power, self._power_near(edge)[1])
+        power = max(self.steps.extremes(edge - reach, edge + reach)[1], self._power_near(edge, edge)[1])
         return float(late * power), float(slack * power)
 
     def longest_standstill(self, start: float, end: float) -> float:

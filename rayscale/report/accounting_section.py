@@ -17,6 +17,11 @@ from rayscale.report.sections import Section
 
 Tree = Mapping[str, Any]
 
+KILOGRAMS_FROM = 100.0
+"""From here on masses are written in kg. Units: g."""
+MOST_STEPS = 6
+"""With more steps between levels the table says what each buys, and no sentence does."""
+
 
 def accounting_section(data: ReportData) -> Section | None:
     """Say what the sweep took.
@@ -33,7 +38,8 @@ def accounting_section(data: ReportData) -> Section | None:
     tables = [_levels_table(tree), _purposes_table(tree)]
     if tree["rates"]["grids"]:
         tables.append(_grids_table(tree))
-    return Section("accounting", "What the sweep took", _sentences(tree), (), tables, tree["notes"])
+    notes = [f"{note[0].upper()}{note[1:]}." for note in tree["notes"]]
+    return Section("accounting", "What the sweep took", _sentences(tree), (), tables, notes)
 
 
 def returns_section(data: ReportData) -> Section | None:
@@ -59,8 +65,34 @@ def returns_section(data: ReportData) -> Section | None:
         notes.append(
             "Returns are ratios of mean differences within blocks, with Fieller's interval at the declared level."
         )
-    sentences = [line for name, found in marginal.items() if name == "energy" for line in _returns(found, name)]
-    return Section("returns", "What the loss cost", sentences, figures, [*tables, *_marginal_tables(marginal)], notes)
+    named = {name: found | {"steps": _named_steps(found["steps"])} for name, found in marginal.items()}
+    short = "energy" in named and len(named["energy"]["steps"]) <= MOST_STEPS
+    sentences = _returns(named["energy"], "energy") if short else []
+    return Section("returns", "What the loss cost", sentences, figures, [*tables, *_marginal_tables(named)], notes)
+
+
+def label_words(label: str) -> str:
+    """Write a condition's label as people read it.
+
+    Args:
+        label: `50000`, `lora`, or `tokens=50000,model.config.hidden_size=16`.
+
+    Returns:
+        `50K`, `lora`, or `50K, hidden_size 16`.
+    """
+    if label.isdigit():
+        return format_count(int(label))
+    parts = [part.partition("=") for part in label.split(",")]
+    if not all(equals for _, equals, _ in parts):
+        return label
+    return ", ".join(
+        format_count(int(level)) if name == "tokens" and level.isdigit() else f"{name.rsplit('.', 1)[-1]} {level}"
+        for name, _, level in parts
+    )
+
+
+def _named_steps(steps: Tree) -> dict[str, Any]:
+    return {"|".join(label_words(end) for end in pair.split("|", 1)): step for pair, step in steps.items()}
 
 
 def _returns(found: Tree, name: str) -> list[str]:
@@ -90,26 +122,30 @@ def _sentences(tree: Tree) -> list[str]:
             + (f", {lost} failed or repeated attempts included." if lost else ".")
         )
     pue = tree["rates"]["pue"]["value"]
-    sentences += [
-        f"With PUE {pue:g} that is {number(grams / 1000)} kg CO2e{mark} (grid: {name})."
-        for name, grams in sweep["co2e_g"].items()
-        if grams is not None
-    ]
+    known = {name: grams for name, grams in sweep["co2e_g"].items() if grams is not None}
+    if known:
+        masses = ", ".join(f"{_mass(grams)} CO2e on the grid {name}" for name, grams in known.items())
+        sentences.append(f"With PUE {pue:g} that is {masses}{mark}.")
     if sweep["cost"] is not None:
         currency = tree["rates"]["currency"] or "in the currency of the prices"
         sentences.append(f"It cost {number(sweep['cost'])} {currency}.")
     return sentences
 
 
+def _mass(grams: float) -> str:
+    return f"{number(grams / 1000)} kg" if grams >= KILOGRAMS_FROM else f"{number(grams)} g"
+
+
 def _levels_table(tree: Tree) -> Table:
     rows = {**tree["levels"], "sweep": tree["sweep"]}
     mark = " (estimated)" if tree["energy_estimated"] else ""
     columns = [
-        ("condition", [Cell(label) for label in rows]),
+        ("condition", [Cell(label_words(label), label) for label in rows]),
         ("trials", [Cell(str(row["trials"]), kind="number") for row in rows.values()]),
         number_column("training FLOP", [row["flops"]["training"] for row in rows.values()]),
         number_column("of it attention", [row["flops"]["attention"] for row in rows.values()], 3),
         number_column("6·N·D", [row["flops"]["rule_6nd"] for row in rows.values()]),
+        *_teacher_columns(rows),
         number_column("evaluation FLOP", [row["flops"]["evaluation"] for row in rows.values()]),
         number_column("device-hours", [row["device_hours"] for row in rows.values()]),
         number_column(f"energy in kWh{mark}", [row["energy_kwh"] for row in rows.values()]),
@@ -118,6 +154,11 @@ def _levels_table(tree: Tree) -> Table:
     ]
     caption = "What each condition and the whole sweep took: all attempts, all phases."
     return assemble("table-accounting", caption, columns)
+
+
+def _teacher_columns(rows: Mapping[str, Any]) -> list[tuple[str, list[Cell]]]:
+    found = [row["flops"]["teacher"] for row in rows.values()]
+    return [number_column("teacher FLOP", found)] if any(found) else []
 
 
 def _money_columns(tree: Tree, rows: Mapping[str, Any]) -> list[tuple[str, list[Cell]]]:
@@ -164,7 +205,7 @@ def _front_table(name: str, found: Tree) -> Table:
     points: Sequence[Tree] = list(found["points"].values())
     mark = " (estimated)" if found["energy_estimated"] else ""
     columns = [
-        ("condition", [Cell(label) for label in found["points"]]),
+        ("condition", [Cell(label_words(label), label) for label in found["points"]]),
         number_column("held-out loss", [point["loss"] for point in points]),
         number_column(f"{shown(name)} in {found['unit']}{mark}", [point["resource"] for point in points]),
         ("on the front", [Cell(front_word(dict(point))) for point in points]),
@@ -195,7 +236,8 @@ def _marginal_tables(marginal: Tree) -> list[Table]:
 def _figure(name: str, found: Tree) -> ReportFigure:
     mark = " (estimated)" if found["energy_estimated"] else ""
     title = f"Loss against {shown(name)}{mark}"
-    on = [label for label, point in found["points"].items() if point["on_front"]]
+    points = {label_words(label): point for label, point in found["points"].items()}
+    on = [label for label, point in points.items() if point["on_front"]]
     return ReportFigure(
         slug=f"pareto-{name}",
         group="tokens",
@@ -203,5 +245,5 @@ def _figure(name: str, found: Tree) -> ReportFigure:
         caption=f"Mean held-out loss against {shown(name)} of training{mark}, intervals of both; filled: on the front.",
         alt=f"Held-out loss against {shown(name)}; on the front: {', '.join(on)}.",
         wide=False,
-        make=lambda: pareto_figure(title, f"{shown(name)} in {found['unit']}", found["points"]),
+        make=lambda: pareto_figure(title, f"{shown(name)} in {found['unit']}", points),
     )

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from rayscale.ledger import Ledger
 from rayscale.report import overview, tables
 from rayscale.report.cells import Table
-from rayscale.report.figures import Group, ReportFigure, report_figures
+from rayscale.report.figures import Group, ReportFigure, against, report_figures
 from rayscale.report.findings import findings, notes_of_all
 from rayscale.report.gather import ReportData, gather
 from rayscale.report.limits import limits
@@ -91,6 +91,7 @@ def render(data: ReportData, builders: Sequence[SectionBuilder] | None = None) -
             order=order_of(data),
             figures=figures,
             groups=groups,
+            measures_title=f"Measures {against(data).replace('training ', '')}",
             sections=sections,
             svg={figure.slug: figure.svg() for figure in figures},
             trials=tables.trials_table(data),

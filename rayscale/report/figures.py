@@ -200,17 +200,31 @@ def _tokens_figure(data: ReportData, measure: Measure, index: int) -> ReportFigu
     means = "; ".join(
         f"{format_count(tokens)}{f' {rest}' if rest else ''}: {number(c.mean)}" for (tokens, rest), c in centres.items()
     )
+    versus = against(data)
     hollow = " Hollow dots are left out of the analysis." if any(not point.used for point in points) else ""
     return ReportFigure(
         slug=f"figure-tokens-{index}",
         group="tokens",
-        title=f"{measure.label} against tokens",
-        caption=f"{measure.heading} against training tokens. Every dot is a trial, thin lines connect the "
+        title=f"{measure.label} {versus}",
+        caption=f"{measure.heading} {versus}. Every dot is a trial, thin lines connect the "
         f"trials of one repetition; the dot to their right is the mean{intervals.words}.{hollow}",
-        alt=f"Dot plot of {measure.title} against training tokens with {len(points)} trials. Means: {means}.",
+        alt=f"Dot plot of {measure.title} {versus} with {len(points)} trials. Means: {means}.",
         wide=False,
         make=lambda: plot_measure.against_tokens(measure, points, centres, _rests(data)),
     )
+
+
+def against(data: ReportData) -> str:
+    """Say what measures are drawn against: `against training tokens`, or the factor's name where tokens do not vary.
+
+    Args:
+        data: The sweep.
+
+    Returns:
+        A phrase.
+    """
+    varied = [name for name, levels in data.spec.design.factors.items() if len(levels) > 1]
+    return "against training tokens" if "tokens" in varied or not varied else f"by {' and '.join(varied)}"
 
 
 def _plain_mean(points: Sequence[Point], key: tuple[int, str]) -> Centre | None:
@@ -227,7 +241,7 @@ def _order_figure(data: ReportData, measure: Measure, index: int) -> ReportFigur
         else f"Slope of the least-squares line: {plot_measure.signed(drift.per_run)} "
         f"{'%' if drift.relative else measure.unit} per run."
     )
-    shapes = " Shapes stand for the other factors, as in the figures against tokens." if len(rests) > 1 else ""
+    shapes = " Shapes stand for the other factors, as in the figures of the measures." if len(rests) > 1 else ""
     return ReportFigure(
         slug=f"figure-order-{index}",
         group="order",
@@ -257,12 +271,18 @@ def _budget_figure(data: ReportData) -> ReportFigure:
         slug="figure-time",
         group="time",
         title="time budget",
-        caption="Where the time of a trial goes: mean seconds per token level. Idle is deliberate (the power baselines "
-        "without and with the device's context); eval is before and after training.",
-        alt=f"Stacked bars of the mean time of a trial per token level. {shares}.",
+        caption="Where the time of a trial goes: mean seconds per condition. Idle is deliberate (the power baselines "
+        "without and with the device's context); eval is before and after training."
+        + (" Build holds models trained beforehand, in the trial that needed them first." if _beforehand(data) else ""),
+        alt=f"Stacked bars of the mean time of a trial per condition. {shares}.",
         wide=True,
         make=lambda: plot_budget.time_budget(budgets),
     )
+
+
+def _beforehand(data: ReportData) -> bool:
+    models = (trial.spec.model for trial in data.plan.blocks()[0])
+    return any(model.pretrain or not isinstance(model.distill_from, str | None) for model in models)
 
 
 def _power_figures(block: Sequence[plot_power.PowerTrace]) -> list[ReportFigure]:

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+MOST_LETTERS = 26
+"""Letters of all names below an axis up to which they are written level."""
 SIDE_BY_SIDE = 16
 """Characters of a label up to which two of them stand side by side above a panel."""
 
@@ -157,10 +159,31 @@ def against_tokens(
     if min(values) > 0 and max(values) / min(values) > 30:
         axes.set_yscale("log")
     head(axes, measure.heading, scale.unit(measure.unit))
+    if is_by_condition(places.levels, places.rests):
+        _condition_axis(axes, places)
+        return figure
     tokens_axis(axes, places.levels, [math.log2(level) for level in places.levels], places.gap)
     if len(places.rests) > 1:
         _rest_legend(figure, places.rests)
     return figure
+
+
+def is_by_condition(levels: Sequence[int], rests: Sequence[str]) -> bool:
+    """Whether tokens do not vary and other factors do: then these stand on the x axis, by name."""
+    return len(levels) == 1 and len(rests) > 1
+
+
+def _condition_axis(axes: Axes, places: Places) -> None:
+    """Name the other factors' levels where they stand; a factor's name that all of them share is the axis label."""
+    names = {rest.split(" ", 1)[0] for rest in places.rests}
+    alone = len(names) == 1 and not any("," in rest for rest in places.rests)
+    words = [rest.split(" ", 1)[-1] if alone else rest for rest in places.rests]
+    turned = sum(len(word) for word in words) > MOST_LETTERS
+    spots = [places.centre(places.levels[0], rest) for rest in places.rests]
+    axes.set_xticks(spots, words, rotation=35 if turned else 0, ha="right" if turned else "center")
+    room = spots[1] - spots[0]
+    axes.set_xlim(spots[0] - 0.6 * room, spots[-1] + 0.7 * room)
+    axes.set_xlabel(names.pop() if alone else "")
 
 
 def _dots(
@@ -290,7 +313,10 @@ def against_order(measure: Measure, points: Sequence[Point], rests: Sequence[str
     axes.margins(y=0.14)
     axes.set_xlabel("run order (rank by start time)")
     head(axes, measure.heading, f"deviation from the level's mean{f', {unit}' if unit else ''}")
-    tokens_legend(figure, colours)
+    if is_by_condition(colours.levels, rests):
+        _rest_legend(figure, rests)
+    else:
+        tokens_legend(figure, colours)
     return figure
 
 

@@ -60,17 +60,18 @@ def _table(fit: Mapping[str, Any]) -> Table:
     rows = []
     for name in ("E", "A", "alpha", "B", "beta"):
         if fit[name] is not None:
-            profile = (fit["profile95"] or {}).get(name)
-            intervals = (fit["ci95"][name], profile)
-            if name == "E":
-                intervals = tuple(ends and [end and visible_floor(end) for end in ends] for ends in intervals)
-            value = visible_floor(fit[name]) if name == "E" else fit[name]
-            rows.append([Cell(name), Cell(number(value), kind="number"), *(_interval(ends) for ends in intervals)])
+            intervals = (fit["ci95"][name], (fit["profile95"] or {}).get(name))
+            rows.append([Cell(name), Cell(number(_shown(name, fit[name])), kind="number")])
+            rows[-1] += [_interval(ends and [_shown(name, end) for end in ends]) for ends in intervals]
     head = ["parameter", "estimate", "95 % interval, bootstrap by run", "95 % interval, profile"]
     note = (
         "The bootstrap draws whole runs; the profile treats trials as independent and shows what the data leave open."
     )
     return Table("table-scaling", "The fitted law.", head, rows, (note,))
+
+
+def _shown(name: str, value: float | None) -> float | None:
+    return visible_floor(value) if name == "E" and value is not None else value
 
 
 def _interval(ends: list[float | None] | None) -> Cell:

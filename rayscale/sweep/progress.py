@@ -53,6 +53,11 @@ class Progress:
     estimated: bool = False
     started: float = field(default_factory=time.monotonic)
     _observed: list[tuple[int, float]] = field(default_factory=list)
+    _trials: dict[str, Trial] = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Index the trials: events name them by key."""
+        self._trials = {trial.trial_key: trial for trial in self.plan.trials}
 
     @classmethod
     def from_ledger(cls, plan: Plan, ledger: Ledger) -> Progress:
@@ -70,7 +75,7 @@ class Progress:
 
     def trial(self, trial_key: str) -> Trial:
         """Look up a planned trial."""
-        return next(trial for trial in self.plan.trials if trial.trial_key == trial_key)
+        return self._trials[trial_key]
 
     # -- listener -----------------------------------------------------------------------------------------------------
 
@@ -159,10 +164,10 @@ def _tail(path: Path) -> str:
 
 
 def _last_power(directory: Path) -> float | None:
-    from rayscale.energy.trace import last_reading
+    from rayscale.energy.sumtrace import newest_reading
 
     try:
-        reading = last_reading(directory)
+        reading = newest_reading(directory)
     except (OSError, ValueError):
         return None
     return reading.power_w if reading else None

@@ -73,6 +73,7 @@ def run_sweep(
     listeners: list[Listener],
     say: Callable[[str], None],
     address: str | None = None,
+    wait_s: float = 0.0,
 ) -> RunSummary:
     """Run what is left of a sweep; the caller holds the ledger's lock.
 
@@ -82,6 +83,7 @@ def run_sweep(
         listeners: Told of every start and end.
         say: Shows a line to the user.
         address: A running Ray cluster to use (`auto`, `HOST:PORT`); None starts Ray on this machine.
+        wait_s: Longest wait for the first device of a cluster. Units: s.
 
     Returns:
         What happened. Ctrl-C gives a summary with `interrupted`, not an exception.
@@ -104,7 +106,7 @@ def run_sweep(
         stopping.finish()
         return RunSummary(len(plan.trials), before, 0)
     _close_open_attempts(todo, ledger, "the run that made it was killed")
-    session = open_session(plan, ledger, address, say)
+    session = open_session(plan, ledger, address, say, wait_s)
     keeper = BlockKeeper(plan, ledger, say)
     interrupted = False
     try:

@@ -14,10 +14,11 @@ from pathlib import Path
 import ray
 from ray.util.scheduling_strategies import PlacementGroupSchedulingStrategy
 
+from rayscale.energy.group import SamplerGroup
 from rayscale.energy.punctual import keep_garbage_collection_short
-from rayscale.energy.reader import PowerReader, Reading, open_reader
-from rayscale.energy.sampler import Sampler, SamplerStats
-from rayscale.energy.trace import finalize
+from rayscale.energy.reader import Reading
+from rayscale.energy.sampler import SamplerStats
+from rayscale.energy.sumtrace import finish_traces
 from rayscale.errors import RayscaleError
 from rayscale.spec import EnergySpec
 from rayscale.sweep.devices import SAMPLER_CPUS
@@ -31,13 +32,12 @@ _GONE = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
 
 
 class SamplerActor:
-    """Owns one `Sampler` at a time."""
+    """Owns the samplers of one trial at a time."""
 
     def __init__(self) -> None:
         """Start idle."""
         keep_garbage_collection_short()
-        self._sampler: Sampler | None = None
-        self._reader: PowerReader | None = None
+        self._sampler: SamplerGroup | None = None
 
     def start(
         self, spec: EnergySpec, device_uuid: str | None, pid: int, directory: Path, heartbeat: str
@@ -48,20 +48,18 @@ class SamplerActor:
             After the first sample: this process's id, and whether a sensor speaks (not a model).
         """
         self.stop()
-        self._reader = open_reader(spec, device_uuid=device_uuid, pid=pid)
-        self._sampler = Sampler(self._reader, directory, spec.period, beat=beating(heartbeat))
+        self._sampler = SamplerGroup(spec, device_uuid, pid, directory, beating(heartbeat))
         self._sampler.start()
-        return os.getpid(), not self._reader.estimated
+        return os.getpid(), not self._sampler.estimated
 
     def stop(self) -> SamplerStats | None:
         """End sampling and complete the trace on disk."""
         sampler, self._sampler = self._sampler, None
-        reader, self._reader = self._reader, None
         try:
             return sampler.stop() if sampler else None
         finally:
-            if reader:
-                reader.close()
+            if sampler:
+                sampler.close()
 
     def last(self) -> Reading | None:
         """Return the newest poll that brought anything."""
@@ -185,7 +183,7 @@ class RaySampler:
 
 def _finished_from_outside(directory: Path) -> SamplerStats:
     try:
-        finalize(directory)
+        finish_traces(directory)
     except (OSError, RayscaleError) as error:
         return SamplerStats(died=True, write_error=f"{type(error).__name__}: {error}")
     return SamplerStats(died=True)

@@ -13,6 +13,7 @@ Finished attempts are forgotten in batches. So a step's work does not grow with 
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from typing import Any
 
@@ -22,7 +23,7 @@ from ray.tune.schedulers import FIFOScheduler
 
 from rayscale.sweep.searcher import BlockSearcher
 
-KEPT = 1000
+KEPT = 200
 """Finished attempts that Tune may remember before they are forgotten together."""
 USED = ("_staged_trials", "_actor_cache", "_actor_manager", "_trial_to_actor", "_pending_trials_list")
 """What is used of Tune's loop beyond its interface to schedulers; without it attempts are staged as Tune does it."""
@@ -41,6 +42,7 @@ class FleetScheduler(FIFOScheduler):
         self._held: dict[str, tuple[Trial, Trial]] = {}
         self._waiting: deque[Trial] = deque()
         self._forget_at = KEPT
+        self._touched: tuple[list[Any], list[Any]] = ([], [])
 
     def on_trial_add(self, tune_controller: Any, trial: Trial) -> None:
         """Hold an attempt whose device has a slot that is busy with the one before.
@@ -59,9 +61,7 @@ class FleetScheduler(FIFOScheduler):
         trial.init_local_path()  # Tune does it where it requests a slot, and asks for the path at the end
         loop._staged_trials.add(trial)
         loop._actor_cache.increase_max(trial.placement_group_factory)
-        requests = getattr(loop._actor_manager, "_resource_request_to_pending_actors", {})
-        if not requests.get(before.placement_group_factory, True):
-            del requests[before.placement_group_factory]  # an empty list that is gone through in every step
+        self._touched[0].append(before.placement_group_factory)
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """Let the attempt that was held behind this one take its slot.
@@ -114,6 +114,7 @@ class FleetScheduler(FIFOScheduler):
                     loop.stop_trial(trial)
             self._searcher.abandoned.clear()
         self._forget(loop)
+        self._tidy(loop)
         self._look_after_one(loop)
         has_slot = getattr(loop, "_trial_to_actor", {})
         while self._waiting and (self._waiting[0].status != Trial.PENDING or self._waiting[0] in has_slot):
@@ -142,6 +143,18 @@ class FleetScheduler(FIFOScheduler):
                 self._request(loop, held)
             else:
                 self._held[device] = held, before
+
+    def _tidy(self, loop: Any) -> None:
+        """Drop the empty lists that Tune keeps for every device's resources and goes through in every step.
+
+        It makes one of them in the step in which an attempt is added, after this; so they are dropped a step later.
+        """
+        requests = getattr(loop._actor_manager, "_resource_request_to_pending_actors", {})
+        cached = getattr(loop._actor_cache, "_cached_objects", {})
+        for resources, lists in itertools.product(self._touched[1], (requests, cached)):
+            if resources in lists and not lists[resources]:
+                del lists[resources]
+        self._touched = ([], self._touched[0])
 
     def _forget(self, loop: Any) -> None:
         """Have Tune forget what is over: it would keep some 60 KB for each, and go through all of them."""

@@ -30,7 +30,7 @@ DRIVER_CPUS = 1
 
 
 def open_session(
-    plan: Plan, ledger: Ledger, address: str | None, say: Callable[[str], None]
+    plan: Plan, ledger: Ledger, address: str | None, say: Callable[[str], None], wait_s: float = 0.0
 ) -> AbstractContextManager[Fleet]:
     """Choose the Ray of a run; nothing is started before the context is entered.
 
@@ -39,6 +39,7 @@ def open_session(
         ledger: The ledger.
         address: A running cluster (`auto`, `HOST:PORT`); None starts Ray on this machine.
         say: Shows a line to the user.
+        wait_s: Longest wait for the first device of a cluster. Units: s.
 
     Returns:
         A context that gives the devices.
@@ -48,7 +49,7 @@ def open_session(
     """
     if address is not None:
         say(f"connecting to the Ray cluster at {address}")
-        return attached_ray(address, plan, ledger, say)
+        return attached_ray(address, plan, ledger, say, wait_s)
     slots = local_slots(plan.spec.resources)
     say(f"starting Ray and {len(slots)} trial slot{'s' if len(slots) > 1 else ''} (some 15 s)")
     return local_ray(slots, plan)
@@ -90,14 +91,17 @@ def local_ray(slots: list[SlotDevice], plan: Plan) -> Iterator[Fleet]:
 
 
 @contextmanager
-def attached_ray(address: str, plan: Plan, ledger: Ledger, say: Callable[[str], None]) -> Iterator[Fleet]:
-    """Connect to a running cluster, and leave it as it was.
+def attached_ray(
+    address: str, plan: Plan, ledger: Ledger, say: Callable[[str], None], wait_s: float = 0.0
+) -> Iterator[Fleet]:
+    """Connect to a running cluster when it is this run's turn, and leave it as it was.
 
     Args:
         address: `auto` or `HOST:PORT`.
         plan: Its spec says what a trial needs.
         ledger: The ledger, which all nodes must see.
         say: Shows a line to the user.
+        wait_s: Longest wait for the first device. Units: s.
 
     Yields:
         The cluster's devices.
@@ -109,6 +113,7 @@ def attached_ray(address: str, plan: Plan, ledger: Ledger, say: Callable[[str], 
     _refuse_silent(address)
     import ray
 
+    from rayscale.sweep.demand import RayDemand, await_device, devices_wanted
     from rayscale.sweep.fleet import RayFleet
     from rayscale.sweep.turns import cluster_turn, holder_name
 
@@ -118,6 +123,7 @@ def attached_ray(address: str, plan: Plan, ledger: Ledger, say: Callable[[str], 
         raise EnvironmentUnusableError(f"--address {address}: cannot connect to Ray: {_first_line(error)}") from None
     try:
         with cluster_turn(holder_name(plan.spec.name, os.environ), say):
+            await_device(plan.spec.resources, devices_wanted(plan, ledger), wait_s, RayDemand(), say)
             yield RayFleet(plan.spec.resources, ledger, say)
     finally:
         ray.shutdown()
@@ -180,6 +186,7 @@ _RAY_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # csv, json and tensorboard files that nobody reads
     "TUNE_DISABLE_SIGINT_HANDLER": "1",  # Ctrl-C is ours: Tune would wait for the running trials
+    "TUNE_GLOBAL_CHECKPOINT_S": "1e9",  # its snapshot is not used, and would grow with every trial
     "TUNE_WARN_EXCESSIVE_EXPERIMENT_CHECKPOINT_SYNC_THRESHOLD_S": "0",
     "RAY_AIR_NEW_OUTPUT": "0",
     "TOKENIZERS_PARALLELISM": "true",

@@ -15,9 +15,10 @@ from abc import ABC, abstractmethod
 from multiprocessing.connection import Connection
 from pathlib import Path
 
+from rayscale.energy.group import SamplerGroup
 from rayscale.energy.punctual import keep_garbage_collection_short
-from rayscale.energy.reader import Reading, open_reader
-from rayscale.energy.sampler import Sampler, SamplerStats
+from rayscale.energy.reader import Reading
+from rayscale.energy.sampler import SamplerStats
 from rayscale.errors import EnvironmentUnusableError
 from rayscale.spec import EnergySpec
 from rayscale.sweep.forkserver import ForkServer
@@ -174,16 +175,15 @@ def sample_in_child(
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the driver's; this process ends with its slot
     keep_garbage_collection_short()
     try:
-        reader = open_reader(spec, device_uuid=device_uuid, pid=pid)
-        sampler = Sampler(reader, directory, spec.period, beat=beating(heartbeat))
+        sampler = SamplerGroup(spec, device_uuid, pid, directory, beating(heartbeat))
         sampler.start()
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {error}")
         return
     with contextlib.suppress(EOFError, OSError):
-        pipe.send(not reader.estimated)
+        pipe.send(not sampler.estimated)
         while pipe.recv() == "last":
             pipe.send(sampler.last)
         pipe.send(sampler.stop())
     sampler.stop()
-    reader.close()
+    sampler.close()

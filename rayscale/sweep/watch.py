@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from rayscale.energy.trace import last_reading
+from rayscale.energy.sumtrace import newest_reading
 from rayscale.record import Reason
 from rayscale.spec import EnergySpec
 
@@ -118,7 +118,7 @@ class SamplerWatch:
 
 def _last_sample_s(directory: Path) -> float | None:
     try:
-        reading = last_reading(directory)
+        reading = newest_reading(directory)
     except (OSError, ValueError):
         return None
     return reading.t if reading else None

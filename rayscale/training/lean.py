@@ -61,7 +61,8 @@ def is_plain(layer: Any) -> bool:
 
     if type(layer) is not torch.nn.Linear or layer.bias is not None or layer.weight.dtype != torch.float32:
         return False
-    return not (layer._forward_hooks or layer._forward_pre_hooks or layer._backward_hooks or "forward" in vars(layer))
+    hooks = (layer._forward_hooks, layer._forward_pre_hooks, layer._backward_hooks, layer._backward_pre_hooks)
+    return not any(hooks) and "forward" not in vars(layer)
 
 
 def _replaced(module: nn.Module, forward: Callable[..., Any] | None, rotary: Any) -> bool:
@@ -88,7 +89,7 @@ def _replaced(module: nn.Module, forward: Callable[..., Any] | None, rotary: Any
 
 def _lean_mlp(module: Any) -> Callable[..., Any] | None:
     names = ("gate_proj", "up_proj", "down_proj")
-    layers = [getattr(module, name, None) for name in names]
+    layers: list[Any] = [getattr(module, name, None) for name in names]
     if not all(is_plain(layer) for layer in layers):
         return None
     apply, shipped = _mlp_function().apply, module.forward
@@ -102,13 +103,13 @@ def _lean_mlp(module: Any) -> Callable[..., Any] | None:
 
 
 def _lean_attention(module: Any) -> Callable[..., Any] | None:
-    layers = [getattr(module, name, None) for name in ("q_proj", "k_proj", "v_proj")]
-    if not all(is_plain(layer) for layer in layers) or getattr(module, "attention_dropout", 1.0):
+    layers: list[Any] = [getattr(module, name, None) for name in ("q_proj", "k_proj", "v_proj")]
+    if not all(is_plain(layer) for layer in layers) or getattr(module, "attention_dropout", None) != 0:
         return None
     import torch.nn.functional as F  # noqa: N812
 
     apply, shipped = _projection_function().apply, module.forward
-    grouped = {"enable_gqa": True} if module.num_key_value_groups > 1 else {}
+    grouped = module.num_key_value_groups > 1
 
     def forward(
         hidden_states: torch.Tensor, position_embeddings: tuple[torch.Tensor, torch.Tensor], **options: Any
@@ -116,8 +117,10 @@ def _lean_attention(module: Any) -> Callable[..., Any] | None:
         if not all(is_plain(layer) for layer in layers):
             return shipped(hidden_states, position_embeddings=position_embeddings, **options)
         weights = (layer.weight for layer in layers)
-        heads = apply(hidden_states, *weights, *position_embeddings)
-        mixed = F.scaled_dot_product_attention(*heads, is_causal=True, scale=module.scaling, **grouped)
+        query, key, value = apply(hidden_states, *weights, *position_embeddings)
+        mixed = F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=module.scaling, enable_gqa=grouped
+        )
         return module.o_proj(mixed.transpose(1, 2).flatten(2)), None
 
     return forward

@@ -225,10 +225,18 @@ def test_a_dry_run_shows_everything_and_needs_no_cluster(
     monkeypatch.setenv("RAY_AUTH_TOKEN", CANARY)
     assert run_command(["submit", str(tiny_file), "--dry-run", "--json", "--storage", "/shared"]) == 0
     shown = capsys.readouterr()
-    assert json.loads(shown.out)["sweep"] == "tiny"
+    document = json.loads(shown.out)
+    assert document["sweep"] == "tiny"
+    assert document["metadata"] == {SWEEP_KEY: "tiny", DIGEST_KEY: document["digest"]}
+    assert document["entrypoint"].endswith("-- rayscale-sweep/tiny.yaml --address auto --wait 30min")
+    assert run_command(["submit", str(tiny_file), "--dry-run", "--storage", "/shared"]) == 0
+    text = capsys.readouterr().out
+    assert all(str(value) in text for value in (document["entrypoint"], document["digest"], "RAY_JOB_STOP_SIGNAL"))
     assert CANARY not in shown.out + shown.err
     assert run_command(["submit", str(tiny_file), "--dry-run", "--max-upload", "many"]) == 2
     assert "--max-upload: expected a size" in capsys.readouterr().err
+    assert run_command(["submit", str(tiny_file), "--dry-run", "--wait", "long"]) == 2
+    assert "--wait: expected a duration" in capsys.readouterr().err
 
 
 def test_cluster_and_address_together_are_refused(tiny_file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from rayscale.cluster.turn import SAY_EVERY_S, take_turn, turn_file
+from rayscale.cluster.turn import SAY_EVERY_S, take_turn, turn_file, waits_for
 
 HOLD = """
 import sys, time
@@ -54,6 +54,7 @@ def test_the_second_says_whom_it_waits_for_every_30_seconds(tmp_path: Path) -> N
     clock = Clock(2.5 * SAY_EVERY_S, lambda: os.close(first))
     os.close(take_turn(path, "sweep b (job j2)", said.append, clock=clock, sleep=clock.sleep))
     assert said == ["waiting for sweep a (job j1), which has the cluster"] * 3 + ["the cluster is free"]
+    assert [waits_for("\n".join(said[:count])) for count in range(5)] == [None, *["sweep a (job j1)"] * 3, None]
     assert path.read_text() == "sweep b (job j2)"
 
 

@@ -1,4 +1,4 @@
-"""A Ray cluster of one node on loopback, made by `ray up`, with token authentication on."""
+"""A Ray cluster on loopback, made by `ray up`, token on: a head that runs no trials, and a worker when one is asked for."""
 
 from __future__ import annotations
 
@@ -29,6 +29,7 @@ class Head:
 
     directory: Path
     token: str
+    port: int
     dashboard: int
     agent: int
     said: list[str] = field(default_factory=list)
@@ -82,6 +83,25 @@ class Head:
         self.said += [result.stdout, result.stderr]
         return result
 
+    @contextlib.contextmanager
+    def by_hand(self, sweep: str) -> Iterator[subprocess.Popen[str]]:
+        """Run a sweep on the cluster as one does who sits at the head, without submitting it."""
+        environment = {**os.environ, "HOME": str(self.directory / "home"), "RAYSCALE_CACHE": f"{self.directory}/cache"}
+        environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
+        command = [str(Path(sys.executable).with_name("rayscale")), "run", sweep, "--address", f"127.0.0.1:{self.port}"]
+        with subprocess.Popen(
+            [*command, "--storage", str(self.directory / "by-hand")],
+            env=environment,
+            cwd=self.directory,
+            stderr=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            text=True,
+        ) as process:
+            try:
+                yield process
+            finally:
+                process.kill()
+
     def answer(self, url: str, token: str | None = None, method: str = "GET") -> int:
         """Return the HTTP status of a request."""
         headers = {"Authorization": f"Bearer {token}"} if token else {}
@@ -95,12 +115,14 @@ class Head:
 
 CLUSTER = """\
 cluster_name: {name}
-max_workers: 0
+max_workers: 1
 idle_timeout_minutes: 10
 provider: {{type: external, module: loopback_nodes.LoopbackProvider, directory: {directory}/nodes-{name}}}
 auth: {{ssh_user: nobody}}
 head_node_type: head
-available_node_types: {{head: {{resources: {{CPU: 3}}, node_config: {{}}, min_workers: 0, max_workers: 0}}}}
+available_node_types:
+  head: {{resources: {{CPU: 0}}, node_config: {{}}, min_workers: 0, max_workers: 0}}
+  worker: {{resources: {{CPU: 3}}, node_config: {{}}, min_workers: 0, max_workers: 1}}
 cluster_synced_files: []
 file_mounts: {{"~/.ray/auth_token": {directory}/token}}
 file_mounts_sync_continuously: false
@@ -118,22 +140,28 @@ head_start_ray_commands:
     python -c 'from ray.scripts.scripts import main; main()' start --head --disable-usage-stats
     --node-ip-address=127.0.0.1 --port={port} --dashboard-host=127.0.0.1 --dashboard-port={dashboard}
     --dashboard-agent-listen-port={agent} --ray-client-server-port={client} --min-worker-port=0 --max-worker-port=0
+    --num-cpus=0 --object-store-memory=100000000 --temp-dir={directory}/ray
+    --autoscaling-config=~/ray_bootstrap_config.yaml
+worker_start_ray_commands:
+  - >-
+    . ~/.profile; export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0;
+    python -c 'from ray.scripts.scripts import main; main()' start --address=127.0.0.1:{port} --disable-usage-stats
+    --node-ip-address=127.0.0.1 --min-worker-port=0 --max-worker-port=0
     --num-cpus=3 --resources="$(rayscale node-resources --host test)" --object-store-memory=100000000
-    --temp-dir={directory}/ray
-worker_start_ray_commands: []
 """
 """cluster.yaml on this machine: its provider makes directories, and every port is free and on loopback."""
 
 
 @contextlib.contextmanager
 def running_head() -> Iterator[Head]:
-    """Start a cluster with `ray up`; its one node advertises one CPU device. Exactly its processes end afterwards."""
+    """Start a cluster with `ray up`; its worker advertises one CPU device. Exactly its processes end afterwards."""
     directory = Path(tempfile.mkdtemp(prefix="rs-"))  # short: Ray's socket names have a limit
-    head = Head(directory, f"canary-token-{secrets.token_hex(16)}", dashboard=free_port(), agent=free_port())
+    token = f"canary-token-{secrets.token_hex(16)}"
+    head = Head(directory, token, port=free_port(), dashboard=free_port(), agent=free_port())
     for name in ("home", f"nodes-{head.name}"):
         (directory / name).mkdir()
     (directory / "token").write_text(head.token, encoding="utf-8")
-    ports = {"port": free_port(), "dashboard": head.dashboard, "agent": head.agent, "client": free_port()}
+    ports = {"port": head.port, "dashboard": head.dashboard, "agent": head.agent, "client": free_port()}
     head.cluster_file.write_text(CLUSTER.format(name=head.name, directory=directory, **ports), encoding="utf-8")
     try:
         up = head.launch("up", "--yes", "--no-config-cache")

@@ -57,6 +57,13 @@ class Lab:
             assert time.monotonic() < deadline, f"{name} does not get on: {self.head.said[-2:]}"
             time.sleep(0.1)
 
+    def await_line(self, job: str, text: str) -> None:
+        """Wait until a job has said something."""
+        deadline = time.monotonic() + 120
+        while text not in (said := self.head.call("cluster", "logs", job).stdout):
+            assert time.monotonic() < deadline, said
+            time.sleep(0.1)
+
     def started(self, name: str) -> dict[str, str]:
         """Return when each finished trial began."""
         return {record.trial_key: record.started_at for record in self.ledger(name).records()}
@@ -66,7 +73,8 @@ class Lab:
 def lab() -> Iterator[Lab]:
     with bucket() as address, running_head() as running:
         (running.directory / "one.yaml").write_text(_sweep("one", 2), encoding="utf-8")
-        (running.directory / "two.yaml").write_text(_sweep("two", 8), encoding="utf-8")
+        (running.directory / "two.yaml").write_text(_sweep("two", 6), encoding="utf-8")
+        (running.directory / "three.yaml").write_text(_sweep("three", 2), encoding="utf-8")
         for number, name in enumerate(MODULES):
             (running.directory / f"{name}.py").write_text(
                 "".join(f"value_{line} = {line * number}\n" for line in range(400)), encoding="utf-8"
@@ -127,32 +135,59 @@ def test_a_wrong_or_missing_token_is_one_clear_line(head: Head) -> None:
     assert missing.stderr.count("\n") == wrong.stderr.count("\n") == 1
 
 
-def test_two_sweeps_run_one_after_the_other_and_a_stopped_one_continues(lab: Lab, head: Head) -> None:
+def test_two_sweeps_run_one_after_the_other_and_a_stopped_one_is_resumed(lab: Lab, head: Head) -> None:
     first, second = lab.submit("one").stdout.strip(), lab.submit("two").stdout.strip()
     assert lab.submit("two").stdout.strip() == second  # the same again, while it is there, is the same job
     lab.await_records("one", 1)
     open_sockets = listeners(head.pids())
     assert len(open_sockets) > 8
     assert [socket for socket in open_sockets if not socket.loopback] == []
+    queue = {
+        view["job"]: view["waits_for"] for view in json.loads(head.call("cluster", "status", "--json").stdout)["jobs"]
+    }
+    assert queue == {first: None, second: f"sweep one (job {first})"}
 
     lab.await_records("two", 1)
     one, two = lab.ledger("one"), lab.ledger("two")
     assert len(one.records()) == 4
     assert {"plan.json", "report.html", "analysis.json"} <= set(one.storage.list(""))
     assert max(_end(record) for record in one.records()) < min(_start(record) for record in two.records())
+    assert "no device is up yet; asked for 2 devices" in head.call("cluster", "logs", first).stdout
     waited = head.call("cluster", "logs", second).stdout
     assert f"waiting for sweep one (job {first}), which has the cluster" in waited
 
     assert head.call("cluster", "stop", second).stdout == f"{second}: STOPPED\n"
-    assert f"stopped: {len(two.completed())} of 16 trials are completed" in head.call("cluster", "logs", second).stdout
+    ended = head.call("cluster", "logs", second).stdout
+    assert f"stopped: {len(two.completed())} of 12 trials are completed" in ended
+    assert f"Continue with: rayscale cluster resume {second}\n" in ended
     kept = lab.started("two")
-    assert 1 <= len(kept) < 16
-    followed = lab.submit("two", "--follow")
-    assert followed.stdout.strip() != second
+    assert 1 <= len(kept) < 12
+    (head.directory / "two.yaml").unlink()  # it goes on with what was sent
+    resumed = head.call("cluster", "resume", "two").stdout.strip()
+    assert resumed != second
+    lab.await_line(resumed, "completed before")
+    check_run_by_hand(head, f"sweep two (job {resumed})")
+    followed = head.call("cluster", "logs", resumed, "--follow")
+    assert followed.returncode == 0, followed.stderr
     after = lab.started("two")
-    assert len(after) == 16
+    assert len(after) == 12
     assert {key: after[key] for key in kept} == kept
     assert "report.html" in two.storage.list("")
+    assert f"rayscale analyze two.yaml --storage {lab.storage('two')}" in followed.stdout
+
+
+def check_run_by_hand(head: Head, holder: str) -> None:
+    """It waits its turn like a submitted sweep, says for whom, and ends on SIGTERM as it does on Ctrl-C."""
+    said: list[str] = []
+    with head.by_hand("three.yaml") as run:
+        assert run.stderr is not None
+        for line in run.stderr:
+            said.append(line)
+            if line.startswith("waiting for"):
+                run.terminate()
+        assert run.wait(30) == 130, said
+    assert f"waiting for {holder}, which has the cluster\n" in said
+    assert said[-1].startswith("stopped: 0 of 4 trials are completed and kept. Continue with: rayscale run three.yaml")
 
 
 def _start(record: Record) -> float:
