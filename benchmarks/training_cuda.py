@@ -17,12 +17,14 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date
 from pathlib import Path
 from typing import Any
 
+from rayscale.energy.devices import GpuDevice, gpu_devices
+from rayscale.errors import EnvironmentUnusableError
 from rayscale.spec import SweepSpec
 from rayscale.spec.trial import PRESETS
 
@@ -257,31 +259,55 @@ def describe(task: Task, cell: Cell, forked_at: float) -> str:
     )
 
 
-def run_all(every: Iterator[Task], limit_s: float = LIMIT_S) -> None:
+def run_all(
+    every: Iterable[Task],
+    call: Callable[[Callable[[Task], Cell], Task], Cell],
+    limit_s: float = LIMIT_S,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
     """Run the cells one after the other and print a row for each.
 
     Args:
         every: The cells.
-        limit_s: Time for all of them. Units: s.
+        call: Runs a function on a cell, in a process of its own.
+        limit_s: Time for all of them; a cell that might not end within it is not begun. Units: s.
+        clock: CLOCK_MONOTONIC, which all processes share. Units: s.
     """
-    from rayscale.sweep.forkserver import ForkServer
-    from rayscale.training.preload import PRELOAD
-
-    begin = time.monotonic()
-    forks = ForkServer(["benchmarks.training_cuda", *PRELOAD])
-    forks.missing()
+    begin = clock()
     print(f"{'':<30}{'rows':>6}{'tokens/s':>12}{'MFU':>8}{'peak GB':>9}{'planned':>9}{'J/token':>10}{'start s':>9}"
           f"{'compile s':>10}", flush=True)  # fmt: skip
     for task in every:
-        if time.monotonic() - begin + SLOWEST_CELL_S[task.way] > limit_s:
+        if clock() - begin + SLOWEST_CELL_S[task.way] > limit_s:
             print(f"{task.label:<30}{task.micro_batch:>6}  left out: no time left", flush=True)
             continue
-        forked_at = time.monotonic()
+        forked_at = clock()
         try:
-            row = describe(task, forks.call(run_cell, task), forked_at)
+            row = describe(task, call(run_cell, task), forked_at)
         except Exception as error:
             row = f"{task.label:<30}{task.micro_batch:>6}  failed: {type(error).__name__}: {str(error)[:60]}"
         print(row, flush=True)
+
+
+def obstacle(devices: Callable[[], list[GpuDevice]] = gpu_devices) -> str | None:
+    """Tell why the benchmark cannot run on this machine.
+
+    Args:
+        devices: Lists the visible GPUs.
+
+    Returns:
+        One line; None if it can.
+    """
+    import torch
+
+    try:
+        found = devices()
+    except EnvironmentUnusableError as error:
+        return str(error)
+    if not found:
+        return "no NVIDIA GPU is visible, so there is no CUDA; expected one"
+    if not torch.cuda.is_available():
+        return f"torch {torch.__version__} cannot use CUDA on the {found[0].name}; expected its CUDA build and a driver"
+    return None
 
 
 def run_on_gpu() -> int:
@@ -290,15 +316,22 @@ def run_on_gpu() -> int:
     Returns:
         Exit code: 0, or 3 without a usable GPU.
     """
-    from rayscale.energy.devices import gpu_devices
     from rayscale.environment import versions
+    from rayscale.sweep.forkserver import ForkServer
+    from rayscale.training.preload import PRELOAD
 
-    found = gpu_devices()
-    if not found:
-        print("benchmarks.training: no NVIDIA GPU is visible; expected one", file=sys.stderr)
+    problem = obstacle()
+    if problem:
+        print(f"benchmarks.training: {problem}", file=sys.stderr)
         return 3
+    gpu = gpu_devices()[0]
     software = f"torch {versions()['torch']}, transformers {versions()['transformers']}"
-    print(f"{date.today()}  {found[0].name}, driver {found[0].driver}; {software}; TinyLlama-1.1B, T 2048, bf16")
+    print(f"{date.today()}  {gpu.name}, driver {gpu.driver}; {software}; TinyLlama-1.1B, T 2048, bf16")
     with tempfile.TemporaryDirectory(prefix="rayscale-bench-") as cache:
-        run_all(tasks(config=dict(PRESETS["tinyllama-1.1b"]), cache=cache))
+        begin = time.monotonic()
+        forks = ForkServer(["benchmarks.training_cuda", *PRELOAD])
+        forks.missing()  # starts the server
+        run_all(
+            tasks(config=dict(PRESETS["tinyllama-1.1b"]), cache=cache), forks.call, LIMIT_S - (time.monotonic() - begin)
+        )
     return 0

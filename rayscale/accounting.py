@@ -75,7 +75,8 @@ def _waiting(ledger: Ledger, record: Record, settings: EnergySpec | None) -> dic
     """
     if record.energy.outside:
         stored = record.energy.outside.items()
-        return {name: Part.of(found.duration_s, found.energy_j, found.bound_j) for name, found in stored}
+        parts = {name: Part.of(found.duration_s, found.energy_j, found.bound_j) for name, found in stored}
+        return {name: part.on(record.device.count) for name, part in parts.items()}
     trace = _trace(ledger.fetched_attempt(record.trial_key, record.attempt))
     if trace is None or not record.phases:
         return {}
@@ -113,7 +114,7 @@ def _lost(ledger: Ledger, trial: Trial, attempt: int) -> LostAttempt:
         if trace is not None:
             part = _part(trace, [window], [window], trial.spec.energy)
     reason = failure.reason if failure else "no record"
-    return LostAttempt(trial.trial_key, attempt, reason, trial.condition, part)
+    return LostAttempt(trial.trial_key, attempt, reason, trial.condition, part.on(trial.spec.resources.devices))
 
 
 def _trace(directory: Path) -> Trace | None:

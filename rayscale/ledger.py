@@ -261,9 +261,10 @@ class Ledger:
         if not self.remote:
             return
         directory = self.attempt_directory(trial_key, attempt)
-        for path in sorted(directory.iterdir()) if directory.is_dir() else []:
+        for path in sorted(directory.rglob("*")):  # each of several devices has a folder of its own
             if path.is_file() and not path.name.startswith("."):
-                self.storage.write(f"trials/{trial_key}/{directory.name}/{path.name}", path.read_bytes())
+                name = path.relative_to(directory).as_posix()
+                self.storage.write(f"trials/{trial_key}/{directory.name}/{name}", path.read_bytes())
 
     def fetched_attempt(self, trial_key: str, attempt: int) -> Path:
         """Return a local directory with the files of an ended attempt, wherever it ran.
@@ -278,11 +279,17 @@ class Ledger:
         directory = self.attempt_directory(trial_key, attempt)
         if self.remote:
             prefix = f"trials/{trial_key}/{directory.name}"
-            for name in self.storage.list(prefix):
+            for name in self._files_under(prefix):
                 content = None if (directory / name).exists() else self.storage.read(f"{prefix}/{name}")
                 if content is not None:
                     LocalStorage(directory).write(name, content)
         return directory
+
+    def _files_under(self, prefix: str) -> Iterator[str]:
+        """List an attempt's files, those of its single devices too."""
+        for name in self.storage.list(prefix):
+            folder = name.startswith("power-")
+            yield from (f"{name}/{one}" for one in self.storage.list(f"{prefix}/{name}")) if folder else [name]
 
     def new_attempt(self, trial_key: str) -> int:
         """Open the next attempt of a trial; its directory is made.

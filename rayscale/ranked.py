@@ -128,10 +128,16 @@ def forked_rank() -> tuple[Process, Connection]:
         there.close()
         return _Fork(pid), here
     try:
-        here.close()
+        _close_all_but(there.fileno())
         serve(there, parent)
     finally:
         os._exit(0)  # nothing of what the parent would do at its end
+
+
+def _close_all_but(kept: int) -> None:
+    """Let go of what the parent has open: its log, and its pipe to the slot, whose end tells that it is gone."""
+    os.closerange(3, kept)
+    os.closerange(kept + 1, os.sysconf("SC_OPEN_MAX"))
 
 
 def spawned_rank() -> tuple[Process, Connection]:

@@ -82,6 +82,11 @@ class Device(Part):
     ranks: tuple[str, ...] = ()
     """Where each rank trained, by rank; empty for a trial of one process."""
 
+    @property
+    def count(self) -> int:
+        """Number of devices: GPUs, or the one CPU that all ranks share."""
+        return max(1, len(self.ranks)) if self.kind == "cuda" else 1
+
 
 class Training(Part):
     """What the training phase did."""
@@ -250,6 +255,8 @@ def flatten(record: Record) -> dict[str, Any]:
         "seed": record.seed,
         "device_uuid": record.device.uuid,
         "device_name": record.device.name,
+        "devices": record.device.count,
+        "world_size": record.training.world_size,
         **_training_columns(record),
         **_energy_columns(record),
         "verdict": record.quality.verdict,

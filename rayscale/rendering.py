@@ -64,6 +64,10 @@ def _render_totals(name: str, totals: dict[str, Any]) -> str:
         lines[0] += f", {format_count(totals['params'])} parameters"
     if totals["flops"]:
         lines[0] += f", {_scientific(totals['flops'])} training FLOPs"
+    if totals["teacher_flops"]:
+        lines.append(f"beside them {_scientific(totals['teacher_flops'])} FLOPs of a teacher's forward passes")
+    if totals["beforehand"]["models"]:
+        lines.append(_beforehand_line(totals["beforehand"]))
     if totals["run_tokens"] < totals["tokens"]:
         lines.append(
             f"shared trunks (train.share_prefix): {format_count(totals['run_tokens'])} tokens are run, "
@@ -80,6 +84,12 @@ def _render_totals(name: str, totals: dict[str, Any]) -> str:
         times = (f"{format_duration(value)} on an {name}" for name, value in totals["assumed_train_s"].items())
         lines.append(f"training alone, at an assumed {MFU_EAGER:.0%} of the peak: {', '.join(times)}")
     return "\n".join([*lines, *totals["notes"]])
+
+
+def _beforehand_line(found: dict[str, Any]) -> str:
+    models = ", ".join(f"{model['role']} on {format_count(model['tokens'])} tokens" for model in found["models"])
+    took = "" if found["time_s"] is None else f", about {format_duration(found['time_s'])}"
+    return f"trained once beforehand (per machine, then cached): {models}; {_scientific(found['flops'])} FLOPs{took}"
 
 
 def _scientific(value: float | None) -> str:

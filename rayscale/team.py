@@ -54,7 +54,9 @@ class _Rank:
 class Team:
     """The other ranks of a trial; none of a trial on one device. A context: at its end they have ended."""
 
-    def __init__(self, job: TrialJob, start: Starter, give_up: Callable[[Failure], None]) -> None:
+    def __init__(
+        self, job: TrialJob, start: Starter, give_up: Callable[[Failure], None], grace_s: float = GRACE_S
+    ) -> None:
         """Bind; the context starts the ranks.
 
         Args:
@@ -62,8 +64,9 @@ class Team:
             start: Starts one process.
             give_up: Told the reason before this process ends by force, because it did not come back from waiting for a
                 rank that is gone.
+            grace_s: How long it may take to come back, in s.
         """
-        self._job, self._start, self._give_up = job, start, give_up
+        self._job, self._start, self._give_up, self._grace_s = job, start, give_up, grace_s
         self._meeting: Path | None = None
         self._ranks: list[_Rank] = []
         self._changed = threading.Condition()
@@ -183,7 +186,7 @@ class Team:
     def _fail(self, failure: Failure) -> None:
         self._failures.append(failure)
         if len(self._failures) == 1:
-            timer = threading.Timer(GRACE_S, self._end_by_force)
+            timer = threading.Timer(self._grace_s, self._end_by_force)
             timer.daemon = True
             timer.start()
 

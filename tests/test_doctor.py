@@ -169,6 +169,8 @@ def test_every_finding_that_is_not_ok_says_what_to_do() -> None:
         (MadeUpNvml(init_error=12), {}, "ok", "trials run on the CPU"),
         (MadeUpNvml(init_error=18), {}, "problem", "NVML does not start"),
         (MadeUpNvml(HEALTHY), {"CUDA_VISIBLE_DEVICES": ""}, "ok", "none visible"),
+        (MadeUpNvml(HEALTHY), {"CUDA_VISIBLE_DEVICES": "9"}, "warning", "though 1 GPU(s) are here"),
+        (MadeUpNvml(HEALTHY), {"CUDA_VISIBLE_DEVICES": "GPU-x"}, "warning", "though 1 GPU(s) are here"),
         (MadeUpNvml(HEALTHY | {"nvmlDeviceGetMigMode": (1, 1)}), {}, "problem", "MIG mode"),
     ],
 )

@@ -118,6 +118,21 @@ def test_attempts_are_counted_from_any_machine(s3: str, tmp_path: Path, monkeypa
     assert [ledger.failure("key", n) for n in (1, 2, 3)] == [Failure("crashed", "why", "now")] * 3
 
 
+def test_the_folders_of_several_devices_travel_too(s3: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAYSCALE_CACHE", str(tmp_path / "node-a"))
+    ledger = Ledger(join(s3, f"{tmp_path.name}/two"))
+    directory = ledger.attempt_directory("key", ledger.new_attempt("key"))
+    for name in ("power.parquet", "power-0/power.parquet", "power-1/power.parquet"):
+        (directory / name).parent.mkdir(parents=True, exist_ok=True)
+        (directory / name).write_bytes(name.encode())
+    ledger.publish_attempt("key", 1)
+    monkeypatch.setenv("RAYSCALE_CACHE", str(tmp_path / "node-b"))
+    fetched = Ledger(ledger.location).fetched_attempt("key", 1)
+    assert fetched != directory
+    found = {path.relative_to(fetched).as_posix(): path.read_bytes().decode() for path in fetched.rglob("*.parquet")}
+    assert found == {name: name for name in ("power.parquet", "power-0/power.parquet", "power-1/power.parquet")}
+
+
 def test_second_run_of_a_sweep_in_a_bucket_is_refused_by_name(s3: str, tmp_path: Path) -> None:
     first, second = (Ledger(join(s3, f"{tmp_path.name}/sweep")) for _ in range(2))
     assert second.lock_holder() is None

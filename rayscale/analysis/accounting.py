@@ -44,7 +44,7 @@ class Part:
     """Time and energy of one purpose.
 
     Attributes:
-        seconds: Time on the device. Units: s.
+        seconds: Time on the device, on several devices that of all of them. Units: s.
         energy_j: Energy that is known. Units: J.
         bound_j: Half-width of it; bounds add up linearly, since a sensor's error is a constant of its card. Units: J.
         unknown_s: Time whose energy is not known. Units: s.
@@ -67,6 +67,11 @@ class Part:
             unknown_s=seconds if energy_j is None else 0.0,
             unbounded_s=seconds if energy_j is not None and bound_j is None else 0.0,
         )
+
+    def on(self, devices: int) -> Part:
+        """Turn time that several devices spent together into the time of each, added up; the energy is theirs."""
+        times = (devices * self.seconds, devices * self.unknown_s, devices * self.unbounded_s)
+        return Part(times[0], self.energy_j, self.bound_j, times[1], times[2])
 
     @property
     def energy(self) -> float | None:
@@ -193,14 +198,14 @@ def phase_parts(record: Record) -> dict[str, Part]:
     Returns:
         Phase name -> part, and `between`: what lies between the phases, whose energy no phase holds.
     """
-    names = dict.fromkeys(phase.name for phase in record.phases)
+    names, devices = dict.fromkeys(phase.name for phase in record.phases), record.device.count
     parts = {}
     for name in names:
         energy = record.energy.phases.get(name, PhaseEnergy(duration_s=0.0, energy_j=None))
-        parts[str(name)] = Part.of(record.phase_seconds(name), energy.energy_j, energy.bound_j)
+        parts[str(name)] = Part.of(devices * record.phase_seconds(name), energy.energy_j, energy.bound_j)
     if record.phases:
         span = max(phase.end for phase in record.phases) - min(phase.start for phase in record.phases)
-        gap = max(span - math.fsum(part.seconds for part in parts.values()), 0.0)
+        gap = max(devices * span - math.fsum(part.seconds for part in parts.values()), 0.0)
         if gap > 0:
             parts["between"] = Part.of(gap, None)
     return parts

@@ -262,17 +262,20 @@ def _friedman(tree: Tree, factor: str, row: Tree) -> Detail | None:
 
 def _page(tree: Tree, factor: str, row: Tree) -> Detail | None:
     rising, falling = row.get("p_asymptotic_ascending"), row.get("p_asymptotic_descending")
-    if row.get("L_ascending") is None or (rising is None and falling is None) or _names_only(tree, factor):
+    if row.get("L_ascending") is None or (rising is None and falling is None):
         return None
     way, p = ("rise", rising) if falling is None or (rising is not None and rising < falling) else ("fall", falling)
     # One of two directions was chosen after looking: half the limit each.
     found = f"a steady {way} is {_shown(is_clear(p, tree['alpha'] / 2))}"
+    named = _names_only(tree, factor)
+    order = "in the order they are listed, which is none of theirs" if named else "from the lowest"
     return Detail(
         "page",
         factor,
         f"{factor}, Page's trend by ranks: p (rising) {show_p(rising)}, p (falling) {show_p(falling)}",
-        f"Going through the levels of {factor} from the lowest, {found} by ranks alone (one-sided p {show_p(p)}, "
+        f"Going through the levels of {factor} {order}, {found} by ranks alone (one-sided p {show_p(p)}, "
         f"limit {tree['alpha'] / 2:g}).",
+        secondary=named,
     )
 
 

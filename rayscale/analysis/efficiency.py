@@ -136,8 +136,9 @@ def cost(
     pue: float | None,
     price_per_kwh: float | None,
     price_per_gpu_hour: float | None,
+    devices: float | None = 1,
 ) -> float | None:
-    """energy_kwh · PUE · price per kWh + hours · price per device hour; parts without a price are left out.
+    """energy_kwh · PUE · price per kWh + device hours · price of one; parts without a price are left out.
 
     Args:
         energy_j: Energy of the training phase, J.
@@ -145,12 +146,13 @@ def cost(
         pue: Power usage effectiveness.
         price_per_kwh: Price of electricity, or None.
         price_per_gpu_hour: Price of a device hour, or None.
+        devices: Devices that trained; None: one.
 
     Returns:
         Money in the currency of the prices; None if no price is given or a priced quantity is missing.
     """
     energy_kwh = None if energy_j is None or pue is None else energy_j / JOULES_PER_KWH * pue
-    hours = None if duration_s is None else duration_s / 3600
+    hours = None if duration_s is None else (devices or 1) * duration_s / 3600
     priced = [(energy_kwh, price_per_kwh), (hours, price_per_gpu_hour)]
     parts = [None if amount is None else amount * price for amount, price in priced if price is not None]
     known = [part for part in parts if part is not None]
@@ -224,9 +226,9 @@ _ALL = (
     Metric(
         "cost",
         "currency",
-        "energy in kWh · PUE · price per kWh + hours · price per device hour (priced parts only)",
+        "energy in kWh · PUE · price per kWh + device hours · price of one (priced parts only)",
         cost,
-        ("energy_j", "duration_s", "pue", "price_per_kwh", "price_per_gpu_hour"),
+        ("energy_j", "duration_s", "pue", "price_per_kwh", "price_per_gpu_hour", "devices"),
         1.0,
     ),
 )

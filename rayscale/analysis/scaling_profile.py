@@ -4,7 +4,12 @@ For a parameter v the profile is the minimum of the objective over all fits with
 log-likelihood, but twice its rise over its mean scale is again chi-squared with one degree of freedom (the rho test of
 Schrader & Hettmansperger 1980, Biometrika 67, 93-101):
 
-    2 (objective(v) - objective) / tau <= chi2(0.95; 1),     tau = [sum psi^2 / (n - p)] / mean of psi'
+    2 (objective(v) - objective) / tau <= F(0.95; 1, n - p),     tau = [sum psi^2 / (n - p)] / mean of psi'
+
+F stands for chi-squared since tau is estimated from few rows. In simulations with 15 to 120 rows, noise from a third to
+ten times Huber's threshold, normal and with heavy tails (t with 4 degrees of freedom), such intervals miss in 2 to 9 %
+of the samples, most often with 15 rows (the window below was chosen on other seeds than those that this counts, and
+than those of the tests).
 
 It treats rows as independent: where runs have several checkpoints the bootstrap by run is the one to trust. Unlike it,
 the profile shows a parameter that the data leave open on one side: that end is None.
@@ -18,12 +23,11 @@ import numpy as np
 
 from rayscale.analysis.scaling import Array, Minimum, PowerLaw, Problem, polish, residuals
 
-CHI2_95 = 3.841458820694124
-"""Quantile of chi-squared with one degree of freedom."""
+CONFIDENCE = 0.95
 DOUBLINGS = 40
 """How often the step outwards is doubled before an end counts as open."""
 HALVINGS = 30
-WINDOW = 0.6
+WINDOW = 1.0
 """Half-width of the window in which the density of the errors at 0 is counted, in their standard deviations."""
 LARGEST_LOG = 50.0
 """How far a logarithm of a coefficient may move."""
@@ -42,31 +46,55 @@ class ProfileInterval:
     high: float | None
 
 
+def critical_value(problem: Problem) -> float:
+    """Return the quantile of F with 1 and n - p degrees of freedom; infinite where n - p is not above 0.
+
+    Args:
+        problem: The data.
+
+    Returns:
+        The square of Student's quantile.
+    """
+    from scipy.special import stdtrit
+
+    left = len(problem.log_loss) - 2 * problem.terms - 1
+    return float(stdtrit(left, (1 + CONFIDENCE) / 2)) ** 2 if left > 0 else np.inf
+
+
 def profile_intervals(
-    problem: Problem, minimum: Minimum, critical: float = CHI2_95
+    problem: Problem, minimum: Minimum, critical: float | None = None
 ) -> dict[str, ProfileInterval] | None:
     """Profile every parameter.
 
     Args:
         problem: The data.
         minimum: The fit.
-        critical: Quantile of chi-squared with one degree of freedom.
+        critical: Largest rise of twice the objective over tau; None: `critical_value`.
 
     Returns:
         `floor`, `coefficient<k>`, `exponent<k>` -> interval; None if the data have no scale (a fit without residuals,
         or no more rows than parameters).
     """
-    tau = _scale(problem, minimum)
+    tau = scale_of(problem, minimum)
     if tau is None:
         return None
-    limit = minimum.objective + critical * tau / 2
+    limit = minimum.objective + (critical_value(problem) if critical is None else critical) * tau / 2
     return {
         name: ProfileInterval(*(_end(problem, minimum, row, limit, sign) for sign in (-1.0, 1.0)))
         for name, row in _rows(problem).items()
     }
 
 
-def _scale(problem: Problem, minimum: Minimum) -> float | None:
+def scale_of(problem: Problem, minimum: Minimum) -> float | None:
+    """Estimate tau, which makes a rise of the objective one of chi-squared.
+
+    Args:
+        problem: The data.
+        minimum: The fit.
+
+    Returns:
+        tau; None without residuals, or with no more rows than parameters.
+    """
     residual = residuals(problem, minimum.theta)
     n, p = len(residual), len(minimum.theta)
     psi = np.clip(residual, -problem.delta, problem.delta)

@@ -60,19 +60,28 @@ def mark_dependence(
     rows = sum(record.sharing is not None for record in records)
     if not rows:
         return tree
-    dependent = _rests_on_parts(str(tree["dv"]), metrics, columns)
+    dependent = rests_on_parts(str(tree["dv"]), metrics, columns)
     sentence = (_DEPENDENT if dependent else _INDEPENDENT).format(dv=tree["dv"])
     marked = tree | {"shared_prefix": {"rows": rows, "independent": not dependent, "sentence": sentence}}
     return marked | ({"plain": [sentence, *tree["plain"]]} if dependent else {})
 
 
-def _rests_on_parts(name: str, metrics: Mapping[str, str], columns: Collection[str]) -> bool:
-    """Whether time or energy enters a measure; a user metric may use earlier ones only, so this ends."""
+def rests_on_parts(name: str, metrics: Mapping[str, str], columns: Collection[str]) -> bool:
+    """Tell whether time or energy enters a measure; a user metric may use earlier ones only, so this ends.
+
+    Args:
+        name: The measure.
+        metrics: The user's own metrics.
+        columns: Columns of the table.
+
+    Returns:
+        True if rows that share a trunk contain each other's measurements of it.
+    """
     if name in METRICS:
-        return any(_rests_on_parts(part, {}, columns) for part in METRICS[name].inputs)
+        return any(rests_on_parts(part, {}, columns) for part in METRICS[name].inputs)
     if name in metrics:
         earlier = dict(list(metrics.items())[: list(metrics).index(name)])
-        return any(_rests_on_parts(part, earlier, columns) for part in expression_columns(metrics[name], columns))
+        return any(rests_on_parts(part, earlier, columns) for part in expression_columns(metrics[name], columns))
     return name in _TIMES or is_energy_column(name)
 
 

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame
 
 BASE_COLUMNS = (
-    *("trial_key", "tokens", "repetition", "block", "run_order", "seed", "device_uuid", "device_name", "duration_s"),
+    *("trial_key", "tokens", "repetition", "block", "run_order", "seed", "device_uuid", "device_name"),
+    *("devices", "world_size", "duration_s"),
     *("import_s", "build_s", "data_s", "compile_s", "warmup_s", "train_s", "eval_s", "steps", "trained_tokens"),
     *("processed_tokens", "epochs", "params", "train_loss", "eval_loss_before", "eval_loss", "perplexity"),
     *("bits_per_byte", "tokens_per_s", "flops", "flops_6nd", "mfu", "tflops_bench", "energy_method"),

@@ -174,7 +174,7 @@ def gpu_checks(
     except (RayscaleError, ImportError) as error:
         return [Check("gpu", "NVIDIA GPUs", "problem", str(error), "or train on the CPU: resources.gpus: 0")], 0
     if not gpus:
-        return [_no_gpu(environ.get("CUDA_VISIBLE_DEVICES"))], 0
+        return [_no_gpu(environ.get("CUDA_VISIBLE_DEVICES"), nvml)], 0
     checks: list[Check] = []
     with nvml_session(nvml) as session:
         for gpu in gpus:
@@ -184,9 +184,16 @@ def gpu_checks(
     return checks, len(gpus)
 
 
-def _no_gpu(visible: str | None) -> Check:
+def _no_gpu(visible: str | None, nvml: Any) -> Check:
     why = "no NVIDIA driver or GPU" if visible is None else f"none visible (CUDA_VISIBLE_DEVICES={visible!r})"
-    return Check("gpu", "NVIDIA GPUs", "ok", f"{why}; trials run on the CPU")
+    found = f"{why}; trials run on the CPU"
+    if visible is not None and visible.strip() not in ("", "-1"):  # not hidden on purpose: it names what is not here
+        with nvml_session(nvml) as session:
+            present = session.nvmlDeviceGetCount() if session is not None else 0
+        if present:
+            advice = "its first entry is no GPU of this machine, or the prefix of several; CUDA then shows none"
+            return Check("gpu", "NVIDIA GPUs", "warning", f"{found}, though {present} GPU(s) are here", advice)
+    return Check("gpu", "NVIDIA GPUs", "ok", found)
 
 
 def _one_gpu(gpu: GpuDevice, asker: Asker) -> list[Check]:

@@ -18,7 +18,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from rayscale.energy.signals import Counter, Steps
+from rayscale.energy.counter import Counter
+from rayscale.energy.signals import Steps
 
 LEAST_SHARE = 0.5
 """Share of a window that must be left between gaps; with less, all of it is compared and the gaps allowed for."""

@@ -17,8 +17,9 @@ from typing import Literal
 import numpy as np
 
 from rayscale.energy.agreement import NOT_COMPARED, Compared, compare
+from rayscale.energy.counter import Counter, counter_of
 from rayscale.energy.layout import MAX_HOLD_PERIODS
-from rayscale.energy.signals import Blur, Counter, Steps, backward_steps, counter_of, forward_steps
+from rayscale.energy.signals import Blur, Steps, backward_steps, forward_steps
 from rayscale.energy.slow import grown_share, inside
 from rayscale.energy.trace import Trace
 from rayscale.record import PhaseEnergy

@@ -59,8 +59,8 @@ def _this_device(spec: SweepSpec) -> Callable[[str], bool]:
     from rayscale.energy.reader import gpu_devices
     from rayscale.environment import cpu_name
 
-    found = gpu_devices() if spec.resources.gpus != 0 else []
-    name = found[0].name if found else cpu_name()
+    found, count = gpu_devices() if spec.resources.gpus != 0 else [], spec.resources.devices
+    name = (found[0].name if count == 1 else f"{count} x {found[0].name}") if found else cpu_name()
     return lambda device: device == name
 
 
@@ -75,11 +75,12 @@ def earlier_records(storage: str | Path, plan: Plan, fits: Callable[[str], bool]
     Returns:
         Records of one ledger; empty if there is none.
     """
-    wanted = _flops_per_token(plan)
+    wanted, devices = _flops_per_token(plan), plan.spec.resources.devices
     found: list[tuple[float, list[Record]]] = []
     for name in open_storage(storage).list(""):
         try:
-            records = [record for record in Ledger(join(storage, name)).records() if fits(record.device.name)]
+            known = Ledger(join(storage, name)).records()
+            records = [one for one in known if fits(one.device.name) and one.device.count == devices]
         except InputError:
             continue  # no ledger, or one that cannot be read: it prices nothing
         if records:
@@ -116,7 +117,11 @@ def basis_from_records(records: Sequence[Record], plan: Plan) -> Basis:
         for record, f, n in zip(records, forward, passes, strict=True)
         if (seconds := record.phase_seconds("eval")) > 0
     ]
-    train_rates = [r.training.flops * run_share(r.sharing) / s for r in records if (s := r.phase_seconds("train")) > 0]
+    train_rates = [
+        (r.training.flops + (r.training.teacher_flops or 0.0)) * run_share(r.sharing) / seconds
+        for r in records
+        if (seconds := r.phase_seconds("train")) > 0
+    ]
     busy = [watts for r in records if (watts := _mean_w(r, "train")) is not None]
     idle = [watts for r in records if (watts := r.energy.idle_w) is not None]
     loads = [record.phase_seconds("load") for record in records]
@@ -174,8 +179,11 @@ def assumed_basis(key: str, plan: Plan) -> Basis:
     if peak is None:
         raise InputError(f"--hardware {key}: no {precision} peak is known for {hardware.device}")
     shape = model_shape(plan.spec)
-    rate = ASSUMED_MFU.times(peak * 1e12)
+    devices = plan.spec.resources.devices
+    rate = ASSUMED_MFU.times(devices * peak * 1e12)
     notes = ["no earlier ledger on this hardware: utilisation and power are assumed, not measured"]
+    if devices > 1:
+        notes.append(f"{devices} GPUs per trial are taken to be {devices} times as fast; less is usual")
     if shape is not None and shape.params < SMALL_MODEL:
         notes.append("models and batches this small reach far less than the assumed utilisation on a GPU")
     return Basis(
@@ -183,8 +191,8 @@ def assumed_basis(key: str, plan: Plan) -> Basis:
         source=f"{hardware.source}; assumed utilisation and power",
         train_rate=rate,
         eval_rate=rate,
-        busy_w=ASSUMED_BUSY.times(hardware.board_w),
-        idle_w=ASSUMED_IDLE.times(hardware.board_w),
+        busy_w=ASSUMED_BUSY.times(devices * hardware.board_w),
+        idle_w=ASSUMED_IDLE.times(devices * hardware.board_w),
         load_s=ASSUMED_LOAD_S,
         assumptions={
             "peak_tflops": peak,
@@ -208,7 +216,7 @@ def calibrated_basis(estimate: Estimate, plan: Plan) -> Basis | None:
     Returns:
         The basis, `CALIBRATION_SPREAD` wide; None if the model's FLOPs are not known.
     """
-    per_token, shape, spec = _flops_per_token(plan), model_shape(plan.spec), plan.spec
+    per_token, shape, spec = estimate.flops_per_token or _flops_per_token(plan), model_shape(plan.spec), plan.spec
     if per_token is None or shape is None:
         return None
     spread = Range(1 - CALIBRATION_SPREAD, 1.0, 1 + CALIBRATION_SPREAD)

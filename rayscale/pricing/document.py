@@ -11,8 +11,9 @@ from rayscale.analysis.rates import Rates, bill_of
 from rayscale.analysis.sweepcells import main_factor
 from rayscale.design import Plan, Trial, plan_sweep
 from rayscale.planning import trial_flops
-from rayscale.pricing.price import Basis, price_of
+from rayscale.pricing.price import Basis, price_beforehand, price_of
 from rayscale.spec import SweepSpec
+from rayscale.training.treatments.planned import models_beforehand, planned_teacher_flops
 
 PLANNED_POWER = 0.8
 EXTRA_REPETITIONS = 10
@@ -34,8 +35,8 @@ def price_document(plan: Plan, basis: Basis, rates: Rates, effect: float | None 
     level = _next_level(plan.spec)
     longer = _with_level(plan.spec, level)
     planned = {trial.trial_key for trial in plan.trials}
-    totals = _priced(plan.trials, basis, rates)
-    notes = [*_budget_notes(plan.spec, totals), *basis.notes, *rates.notes()]
+    totals = _priced(plan.trials, basis, rates, with_beforehand=True)
+    notes = [*_budget_notes(plan.spec, totals), *_unpriced(plan), *basis.notes, *rates.notes()]
     if trial_flops(plan.trials[0]) is None:
         notes.insert(0, "no price: the model's shape is not known without loading it (give model.config)")
     return {
@@ -76,12 +77,29 @@ def _next_level(spec: SweepSpec) -> int:
     return round(levels[-1] * levels[-1] / levels[-2]) if len(levels) > 1 else 2 * levels[-1]
 
 
-def _priced(trials: Sequence[Trial], basis: Basis, rates: Rates) -> dict[str, Any]:
+def _unpriced(plan: Plan) -> list[str]:
+    """Say what of the treatments the price leaves out, and what it counts although a cache may hold it."""
+    first = plan.blocks()[0]
+    notes = []
+    if any(planned_teacher_flops(trial.spec, trial.tokens) is None for trial in first):
+        notes.append("a teacher's forward passes are not in the price: its shape is only known to the hub")
+    made = models_beforehand(trial.spec for trial in first)
+    if any(model.flops is None for model in made):
+        notes.append("models trained beforehand are not in the price: their shape is not known offline")
+    elif made:
+        notes.append("`beforehand`: trained once per machine by the trial that needs it first; nothing if it is cached")
+    return notes
+
+
+def _priced(trials: Sequence[Trial], basis: Basis, rates: Rates, with_beforehand: bool = False) -> dict[str, Any]:
     price = price_of(trials, basis)
+    before = price_beforehand(trials, basis) if with_beforehand else None
+    if price is not None and before is not None:
+        price = price + before
     if price is None:
         empty = ("device_hours", "seconds", "energy_kwh", "co2e_g", "cost")
         return {"trials": len(trials), **dict.fromkeys(empty)}
-    hours = price.total_s.times(1 / 3600)
+    hours = price.total_s.times(trials[0].spec.resources.devices / 3600)
     kwh = None if price.joules is None else price.joules.times(1 / 3.6e6)
     corners = {
         name: bill_of(getattr(hours, name), None if kwh is None else getattr(kwh, name), rates)

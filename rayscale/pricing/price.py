@@ -14,6 +14,7 @@ from rayscale.design import Trial
 from rayscale.planning import model_shape, trial_flops
 from rayscale.pricing.hardware import Range
 from rayscale.training.flops import evaluation_flops
+from rayscale.training.treatments.planned import models_beforehand, planned_teacher_flops
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,16 @@ class Price:
         """All purposes together. Units: s."""
         return _total(self.seconds.values())
 
+    def __add__(self, other: Price) -> Price:
+        """Add purpose by purpose; the energy is known if both are."""
+        known = self.joules is not None and other.joules is not None
+        zero = Range.exact(0.0)
+        names = dict.fromkeys([*self.seconds, *other.seconds])
+        return Price(
+            {name: self.seconds.get(name, zero) + other.seconds.get(name, zero) for name in names},
+            self.joules + other.joules if known else None,  # type: ignore[operator]
+        )
+
 
 def _total(ranges: Iterable[Range]) -> Range:
     rows = list(ranges)
@@ -80,6 +91,7 @@ def trial_price(trial: Trial, basis: Basis) -> Price | None:
     if flops is None or shape is None:
         return None
     spec = trial.spec
+    flops += planned_teacher_flops(spec, trial.tokens) or 0.0  # a teacher runs inside `train`
     step = flops / trial.tokens * spec.train.batch_size * spec.data.sequence_length
     evaluation = evaluation_flops(shape, spec.eval.tokens, spec.data.sequence_length)
     seconds = {
@@ -97,6 +109,24 @@ def trial_price(trial: Trial, basis: Basis) -> Price | None:
         )
         joules = busy * basis.busy_w + idle * basis.idle_w
     return Price(seconds, joules)
+
+
+def price_beforehand(trials: Iterable[Trial], basis: Basis) -> Price | None:
+    """Price the models that are trained once before the trials that need them.
+
+    Args:
+        trials: The trials; conditions that need the same model share it.
+        basis: Rates and powers.
+
+    Returns:
+        The price; None if there are none, or one of them has an unknown shape.
+    """
+    specs = {repr(sorted(trial.condition.items())): trial.spec for trial in trials}
+    flops = [model.flops for model in models_beforehand(specs.values())]
+    if not flops or None in flops:
+        return None
+    seconds = basis.train_rate.per(math.fsum(number for number in flops if number is not None))
+    return Price({"beforehand": seconds}, None if basis.busy_w is None else seconds * basis.busy_w)
 
 
 def price_of(trials: Iterable[Trial], basis: Basis) -> Price | None:

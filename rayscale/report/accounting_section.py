@@ -242,7 +242,8 @@ def _figure(name: str, found: Tree) -> ReportFigure:
         slug=f"pareto-{name}",
         group="tokens",
         title=title,
-        caption=f"Mean held-out loss against {shown(name)} of training{mark}, intervals of both; filled: on the front.",
+        caption=f"Mean held-out loss against {shown(name)} of training{mark}, intervals of both; filled: on the front. "
+        "A name that would cover another is left to the table.",
         alt=f"Held-out loss against {shown(name)}; on the front: {', '.join(on)}.",
         wide=False,
         make=lambda: pareto_figure(title, f"{shown(name)} in {found['unit']}", points),

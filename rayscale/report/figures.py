@@ -201,13 +201,14 @@ def _tokens_figure(data: ReportData, measure: Measure, index: int) -> ReportFigu
         f"{format_count(tokens)}{f' {rest}' if rest else ''}: {number(c.mean)}" for (tokens, rest), c in centres.items()
     )
     versus = against(data)
+    lines = ", thin lines connect the trials of one repetition" if "tokens" in versus else ""
     hollow = " Hollow dots are left out of the analysis." if any(not point.used for point in points) else ""
     return ReportFigure(
         slug=f"figure-tokens-{index}",
         group="tokens",
         title=f"{measure.label} {versus}",
-        caption=f"{measure.heading} {versus}. Every dot is a trial, thin lines connect the "
-        f"trials of one repetition; the dot to their right is the mean{intervals.words}.{hollow}",
+        caption=f"{measure.heading} {versus}. Every dot is a trial{lines}; "
+        f"the dot to their right is the mean{intervals.words}.{hollow}",
         alt=f"Dot plot of {measure.title} {versus} with {len(points)} trials. Means: {means}.",
         wide=False,
         make=lambda: plot_measure.against_tokens(measure, points, centres, _rests(data)),

@@ -17,7 +17,7 @@ LOG_FROM = 8.0
 """From this ratio of the largest to the smallest resource on the axis is logarithmic."""
 LETTERS = 28
 """Longest name of a point."""
-LETTER_SIZE = 0.021, 0.062
+LETTER_SIZE = 0.021, 0.052
 """Width and height of a letter as shares of the axes: what a name needs to stand free of others."""
 
 
@@ -32,6 +32,8 @@ def pareto_figure(title: str, x_label: str, points: Mapping[str, Mapping[str, An
     Returns:
         The figure.
     """
+    from matplotlib.ticker import NullFormatter
+
     figure = new_figure()
     axes = figure.add_subplot()
     front = [(point["resource"], point["loss"]) for point in points.values() if point["on_front"]]
@@ -52,6 +54,8 @@ def pareto_figure(title: str, x_label: str, points: Mapping[str, Mapping[str, An
     resources = [point["resource"] for point in points.values()]
     if min(resources) > 0 and max(resources) / min(resources) > LOG_FROM:
         axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter(NullFormatter())
         axes.set_xlim(min(resources) / 2.5, max(resources) * 4)  # an interval that reaches 0 has no end on this scale
     else:
         axes.locator_params(axis="x", nbins=5)

@@ -158,6 +158,11 @@ class ResourcesSpec(Section):
         return isinstance(self.gpus, int) and self.gpus > 0
 
     @property
+    def devices(self) -> int:
+        """Devices that a trial occupies: its GPUs, or the one CPU that its ranks share."""
+        return self.world if self.needs_gpus else 1
+
+    @property
     def world(self) -> int:
         """Processes that train one trial together: one per GPU, `ranks` on a CPU."""
         return max(self.gpus, self.ranks) if isinstance(self.gpus, int) else 1

@@ -5,7 +5,8 @@
 A block in progress counts as if none of it had been spent yet, so the gate may wait for it to end; it is asked again
 then. Before any trial has ended the first block runs alone: on a CPU it is checked against a calibration first, on a
 GPU it runs unchecked (a calibration there would occupy the device). The stop is no state: a run with a higher cap
-simply goes on.
+simply goes on. With `train.share_prefix` a trial is reckoned by what it trains itself; a trunk that cannot be used
+in a later block is as little foreseen as an attempt that fails.
 """
 
 from __future__ import annotations
@@ -16,10 +17,11 @@ from typing import Any
 from rayscale.accounting import Spending
 from rayscale.analysis.accounting import Part, add_parts
 from rayscale.analysis.rates import Rates, amounts, rates_of
-from rayscale.design import Plan, Trial, condition_label
+from rayscale.design import Plan, condition_label
 from rayscale.errors import RayscaleError
 from rayscale.ledger import Ledger
 from rayscale.planning import Estimate, estimate_by_calibration
+from rayscale.sharing import run_tokens
 from rayscale.spec import SweepSpec
 from rayscale.sweep.stopping import Stopping
 
@@ -120,20 +122,26 @@ class BudgetStopping:
         estimate = self._estimate(self._plan.spec)
         if estimate is None:
             return None
-        return add_parts(_estimated(trial, estimate) for trial in self._plan.blocks()[0])
+        run = run_tokens(self._plan)
+        return add_parts(_estimated(run[trial.trial_key], estimate) for trial in self._plan.blocks()[0])
 
 
 def _next_block(plan: Plan, accepted: Mapping[str, Part]) -> Part:
-    """Reckon a block: each condition as its largest trial so far, a new one in proportion to its tokens."""
+    """Reckon a block: each condition as its largest trial so far, a new one in proportion to the tokens it will run."""
     seen: dict[str, list[Part]] = {}
     for trial in plan.trials:
         if trial.trial_key in accepted:
             seen.setdefault(condition_label(trial.condition), []).append(accepted[trial.trial_key])
-    tokens = {condition_label(trial.condition): trial.tokens for trial in plan.trials}
+    run = run_tokens(plan)
+    tokens = {condition_label(trial.condition): run[trial.trial_key] for trial in plan.trials}
     parts = []
     for trial in plan.blocks()[0]:
         found = seen.get(condition_label(trial.condition))
-        scaled = [_times(part, max(trial.tokens / tokens[label], 1.0)) for label, rows in seen.items() for part in rows]
+        scaled = [
+            _times(part, max(run[trial.trial_key] / tokens[label], 1.0))
+            for label, rows in seen.items()
+            for part in rows
+        ]
         parts.append(_largest(found or scaled))
     return _times(add_parts(parts), MARGIN)
 
@@ -148,9 +156,9 @@ def _times(part: Part, factor: float) -> Part:
     return Part(part.seconds * factor, part.energy_j * factor, 0.0, part.unknown_s * factor, part.unbounded_s * factor)
 
 
-def _estimated(trial: Trial, estimate: Estimate) -> Part:
+def _estimated(tokens: int, estimate: Estimate) -> Part:
     """Reckon a trial before any has ended; all of it at the power of training, which is too much."""
-    seconds = estimate.trial_s(trial.tokens) * MARGIN
+    seconds = estimate.trial_s(tokens) * MARGIN
     return Part.of(seconds, None if estimate.watts is None else seconds * estimate.watts, 0.0)
 
 

@@ -1,6 +1,7 @@
 """Devices that slots train on: one per GPU, or some on a CPU, each with the Ray resources that pin a block to it.
 
 gpu:<uuid>            a GPU by its identity; machines and clusters alike
+gpu:<uuid>+<uuid>     GPUs of one node that train one trial together (`resources.gpus: 2`)
 cpu:<index>           CPU slots of this machine
 cpu:<host>-<index>    CPU slots of a cluster's node (`rayscale node-resources`)
 gpu:any@<node>-<i>    some GPU of a node that names none: best effort
@@ -9,12 +10,16 @@ gpu:any@<node>-<i>    some GPU of a node that names none: best effort
 from __future__ import annotations
 
 import socket
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Literal, Protocol, TypeVar
 
+from rayscale.energy.deviceset import SEPARATOR, devices_in
 from rayscale.energy.reader import gpu_devices
 from rayscale.errors import EnvironmentUnusableError
 from rayscale.spec import ResourcesSpec
+
+T = TypeVar("T")
 
 Binding = Literal["uuid", "resource", "slot", "best effort"]
 """What holds a block on its device: the GPU's identity, a node's custom resource, a slot of one CPU, or nothing."""
@@ -29,8 +34,8 @@ class SlotDevice:
     """Where one slot trains.
 
     Attributes:
-        name: See above; also the name of the custom Ray resource.
-        uuid: UUID of the GPU; None for a CPU, or where only the slot will know.
+        name: See above; of a CPU and a single GPU also the name of the custom Ray resource.
+        uuid: UUID of the GPU, or several joined by `+`; None for a CPU, or where only the slot will know.
         label: For people.
         kind: Type of device, e.g. `A10G`; blocks are spread over types.
         node: Host that has it.
@@ -92,37 +97,67 @@ def local_slots(resources: ResourcesSpec) -> list[SlotDevice]:
         resources: The sweep's resources.
 
     Returns:
-        One slot per visible GPU (at most `slots`); CPU slots where no GPU is wanted or visible.
+        One slot per visible GPU, or per `gpus` of them (at most `slots`); CPU slots where no GPU is wanted or visible.
 
     Raises:
-        EnvironmentUnusableError: If GPUs are asked for and none is visible.
+        EnvironmentUnusableError: If more GPUs are asked for than are visible.
     """
     gpus = gpu_devices() if resources.gpus != 0 else []
-    if resources.gpus == 1 and not gpus:
+    if resources.needs_gpus and len(gpus) < resources.world:
+        there = f"{len(gpus)} NVIDIA GPU{'s are' if len(gpus) > 1 else ' is'}" if gpus else "no NVIDIA GPU is"
         raise EnvironmentUnusableError(
-            "resources.gpus: 1 asked for, but no NVIDIA GPU is visible here; expected one, or `gpus: auto` or 0"
+            f"resources.gpus: {resources.gpus} asked for, but {there} visible here; expected as many, or `gpus: auto` "
+            "or 0"
         )
     node = socket.gethostname()
     if gpus:
-        chosen = gpus[: resources.slots] if resources.slots else gpus
-        return [gpu_slot(gpu.uuid, gpu.name, gpu.name, node, "uuid", ray_gpu=True) for gpu in chosen]
+        sets = grouped(gpus, resources.world)[: resources.slots]
+        kinds = [kind_of([gpu.name for gpu in one]) for one in sets]
+        joined = [SEPARATOR.join(gpu.uuid for gpu in one) for one in sets]
+        return [
+            gpu_slot(uuid, kind, kind, node, "uuid", ray_gpu=True) for uuid, kind in zip(joined, kinds, strict=True)
+        ]
     names = [f"cpu:{index}" for index in range(resources.slots or 1)]
     return [SlotDevice(name, None, f"CPU slot {name[4:]}", "cpu", node, claims=((name, 1.0),)) for name in names]
 
 
-def gpu_slot(uuid: str, label: str, kind: str, node: str, binding: Binding, *, ray_gpu: bool) -> SlotDevice:
-    """Make the slot of one GPU.
+def grouped(devices: Sequence[T], size: int) -> list[list[T]]:
+    """Put the GPUs of one node into sets of those that train together, neighbours first.
 
     Args:
-        uuid: The GPU.
-        label: For people.
-        kind: Its type.
-        node: Its host.
-        binding: What holds a block on it.
-        ray_gpu: Whether Ray counts its GPUs there: then one is reserved, so that nobody else gets it.
+        devices: The GPUs, always in the same order.
+        size: How many train one trial.
 
     Returns:
-        The slot.
+        The sets; GPUs that are left over are not used.
     """
-    name = f"gpu:{uuid}"
-    return SlotDevice(name, uuid, label, kind, node, binding, ((name, 1.0), *((("GPU", 1.0),) if ray_gpu else ())))
+    return [list(devices[first : first + size]) for first in range(0, len(devices) - size + 1, size)]
+
+
+def kind_of(names: Sequence[str]) -> str:
+    """Name the type of a set: `2 x A10G`.
+
+    Args:
+        names: The type of each GPU.
+    """
+    counts = {name: names.count(name) for name in names}
+    return " + ".join(name if count == 1 else f"{count} x {name}" for name, count in counts.items())
+
+
+def gpu_slot(uuid: str, label: str, kind: str, node: str, binding: Binding, *, ray_gpu: bool) -> SlotDevice:
+    """Make the slot of one GPU, or of several that train together.
+
+    Args:
+        uuid: The GPU, or the GPUs joined by `+`.
+        label: For people.
+        kind: Their type.
+        node: Their host.
+        binding: What holds a block on them.
+        ray_gpu: Whether Ray counts its GPUs there: then as many are reserved, so that nobody else gets them.
+
+    Returns:
+        The slot; it claims each GPU by its name.
+    """
+    single = devices_in(uuid)
+    claims = [(f"gpu:{one}", 1.0) for one in single] + ([("GPU", float(len(single)))] if ray_gpu else [])
+    return SlotDevice(f"gpu:{uuid}", uuid, label, kind, node, binding, tuple(claims))

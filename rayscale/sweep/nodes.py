@@ -7,9 +7,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from rayscale.energy.deviceset import SEPARATOR
 from rayscale.errors import EnvironmentUnusableError
 from rayscale.spec import ResourcesSpec
-from rayscale.sweep.devices import SAMPLER_CPUS, SlotDevice, gpu_slot
+from rayscale.sweep.devices import SAMPLER_CPUS, SlotDevice, gpu_slot, grouped, kind_of
 
 _ACCELERATOR = "accelerator_type:"
 _NODE_SHARE = 0.001
@@ -71,15 +72,16 @@ def devices_of(node: Node, resources: ResourcesSpec, *, gpus: bool) -> list[Slot
     Returns:
         What it names; GPUs that it has and does not name as best effort; no more than its CPUs can feed.
     """
-    counted = int(node.resources.get("GPU", 0))
+    counted, size = int(node.resources.get("GPU", 0)), resources.world
     names = node.named("gpu:" if gpus else "cpu:")
+    kind = kind_of([node.kind] * size) if gpus else node.kind
     if gpus and names:
-        uuids = (name.removeprefix("gpu:") for name in names)
-        slots = [gpu_slot(one, node.kind, node.kind, node.host, "resource", ray_gpu=counted > 0) for one in uuids]
+        sets = map(SEPARATOR.join, grouped([name.removeprefix("gpu:") for name in names], size))
+        slots = [gpu_slot(one, kind, kind, node.host, "resource", ray_gpu=counted > 0) for one in sets]
     elif gpus:
-        claims = (("GPU", 1.0), (f"node:{node.address}", _NODE_SHARE))
-        unnamed = [f"gpu:any@{node.node_id[:8]}-{index}" for index in range(counted)]
-        slots = [SlotDevice(name, None, node.kind, node.kind, node.host, "best effort", claims) for name in unnamed]
+        claims = (("GPU", float(size)), (f"node:{node.address}", _NODE_SHARE))
+        unnamed = [f"gpu:any@{node.node_id[:8]}-{index}" for index in range(counted // size)]
+        slots = [SlotDevice(name, None, kind, kind, node.host, "best effort", claims) for name in unnamed]
     else:
         slots = [SlotDevice(name, None, name, node.kind, node.host, "resource", ((name, 1.0),)) for name in names]
     return slots[: int((node.resources.get("CPU", 0.0) + 1e-6) // (resources.cpus + SAMPLER_CPUS))]
@@ -88,7 +90,7 @@ def devices_of(node: Node, resources: ResourcesSpec, *, gpus: bool) -> list[Slot
 def wants_gpus(nodes: Sequence[Node], resources: ResourcesSpec) -> bool:
     """Decide between GPUs and CPU slots: `gpus: auto` takes GPUs where the cluster has any."""
     has_gpus = any(node.named("gpu:") or node.resources.get("GPU") for node in nodes)
-    return resources.gpus == 1 or (resources.gpus == "auto" and has_gpus)
+    return resources.needs_gpus or (resources.gpus == "auto" and has_gpus)
 
 
 def cluster_devices(nodes: Sequence[Node], resources: ResourcesSpec, *, gpus: bool) -> list[SlotDevice]:
@@ -148,7 +150,16 @@ def refuse_empty(nodes: Sequence[Node], resources: ResourcesSpec) -> None:
             f"no device of the cluster ({count}) has the CPUs that a trial needs: {need:g} "
             f"(resources.cpus: {resources.cpus}, {SAMPLER_CPUS} for the sampler); expected fewer, or larger nodes"
         )
+    if resources.world > 1 and cluster_devices(nodes, _one_gpu(resources), gpus=gpus):
+        raise EnvironmentUnusableError(
+            f"no node of the cluster ({count}) has the GPUs that a trial needs: resources.gpus: {resources.gpus}, all "
+            "of one node; expected fewer, or larger nodes"
+        )
     raise EnvironmentUnusableError(
         f"no node of the cluster ({count}) advertises a device for resources.gpus: {resources.gpus}; expected nodes "
         'started with: ray start --resources="$(rayscale node-resources)"'
     )
+
+
+def _one_gpu(resources: ResourcesSpec) -> ResourcesSpec:
+    return resources.model_copy(update={"gpus": 1 if resources.needs_gpus else resources.gpus, "ranks": 1, "cpus": 0})

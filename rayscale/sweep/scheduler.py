@@ -17,8 +17,8 @@ import itertools
 from collections import deque
 from typing import Any
 
-from ray.tune import Callback
 from ray.tune.experiment import Trial
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import FIFOScheduler
 
 from rayscale.sweep.searcher import BlockSearcher
@@ -38,6 +38,7 @@ class FleetScheduler(FIFOScheduler):
         """Look after what `searcher` abandons."""
         super().__init__()
         self._searcher = searcher
+        self._resources: dict[str, Any] = {}
         self._latest: dict[str, Trial] = {}
         self._held: dict[str, tuple[Trial, Trial]] = {}
         self._waiting: deque[Trial] = deque()
@@ -53,6 +54,7 @@ class FleetScheduler(FIFOScheduler):
         """
         loop = _unwrapped(tune_controller)
         device = str(trial.config["device"])
+        trial.placement_group_factory = self._same_object(device, trial.placement_group_factory)
         before, self._latest[device] = self._latest.get(device), trial
         if before is None or before.is_finished() or not all(hasattr(loop, name) for name in USED):
             self._waiting.append(trial)
@@ -71,6 +73,7 @@ class FleetScheduler(FIFOScheduler):
             trial: What has completed.
             result: Its last result.
         """
+        self._touched[0].append(trial.placement_group_factory)
         held = self._behind(trial)
         if held is not None:
             self._waiting.appendleft(held)
@@ -120,6 +123,12 @@ class FleetScheduler(FIFOScheduler):
         while self._waiting and (self._waiting[0].status != Trial.PENDING or self._waiting[0] in has_slot):
             self._waiting.popleft()
         return self._waiting[0] if self._waiting else None
+
+    def _same_object(self, device: str, resources: Any) -> Any:
+        """Give all attempts of a device one object: Tune looks its resources up often, and comparing two is slow."""
+        if self._resources.get(device) != resources:
+            self._resources[device] = resources
+        return self._resources[device]
 
     def _behind(self, trial: Trial) -> Trial | None:
         """Return the attempt that is held behind this one, and hold it no longer."""
@@ -183,13 +192,28 @@ def _unstage(loop: Any, trial: Trial) -> None:
         loop._actor_cache.decrease_max(trial.placement_group_factory)
 
 
-class StartNotice(Callback):
-    """Tells the searcher that an attempt has begun."""
+class StartNotice(TrialProgressCallback):
+    """Tells the searcher that an attempt has begun.
+
+    It takes the place of Tune's printer of results, which would remember every attempt for good.
+    """
 
     def __init__(self, searcher: BlockSearcher) -> None:
         """Tell `searcher`."""
+        super().__init__()
         self._searcher = searcher
 
     def on_trial_start(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
         """Pass it on."""
         self._searcher.attempt_started(trial.trial_id)
+
+    def on_trial_result(
+        self, iteration: int, trials: list[Trial], trial: Trial, result: dict[str, Any], *args: Any, **info: Any
+    ) -> None:
+        """Print nothing."""
+
+    def on_trial_complete(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Print nothing."""
+
+    def on_trial_error(self, iteration: int, trials: list[Trial], trial: Trial, **info: Any) -> None:
+        """Print nothing."""

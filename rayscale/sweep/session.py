@@ -76,8 +76,8 @@ def local_ray(slots: list[SlotDevice], plan: Plan) -> Iterator[Fleet]:
         _start_ray(
             address="local",
             num_cpus=len(slots) * (plan.spec.resources.cpus + 1) + DRIVER_CPUS,
-            num_gpus=sum(slot.uuid is not None for slot in slots),
-            resources={slot.name: 1 for slot in slots},
+            num_gpus=sum(int(amount) for slot in slots for name, amount in slot.claims if name == "GPU"),
+            resources={name: 1 for slot in slots for name, _ in slot.claims if name != "GPU"},
             include_dashboard=False,
             log_to_driver=False,
             logging_level=logging.ERROR,

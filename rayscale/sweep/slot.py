@@ -16,6 +16,7 @@ import ray
 from ray import tune
 
 from rayscale.design import Plan, Trial
+from rayscale.energy.deviceset import devices_in, join_devices
 from rayscale.energy.reader import gpu_devices
 from rayscale.environment import cache_directory
 from rayscale.errors import RayscaleError
@@ -57,8 +58,9 @@ class Slot(tune.Trainable):
         self._plan: Plan = ledger.read_plan()
         self._prepared: dict[str, PreparedData] = {}
         self._corpora = corpora
-        device = slot_device(config, ray.get_runtime_context().get_accelerator_ids().get("GPU", []))
-        bench = _device_rate(forks, device, self._plan.spec.threads)
+        spec = self._plan.spec
+        device = slot_device(config, ray.get_runtime_context().get_accelerator_ids().get("GPU", []), spec.world)
+        bench = _device_rate(forks, device, spec.threads * spec.world)
         self._host = SlotHost(ledger, forks, sampler, device, bench, self._plan)
 
     def step(self) -> dict[str, Any]:
@@ -123,12 +125,13 @@ def close_cut_off(ledger: Ledger, trial_key: str | None) -> bool:
     return True
 
 
-def slot_device(config: dict[str, Any], given: list[str], *, nvml: Any = None) -> SlotDevice:
+def slot_device(config: dict[str, Any], given: list[str], gpus: int = 1, *, nvml: Any = None) -> SlotDevice:
     """Say where a slot trains; on a node that names no GPUs, on the one that Ray gave it.
 
     Args:
         config: The slot's first attempt.
         given: The GPUs that Ray gave it: NVML indices, or the UUIDs that its node was started with.
+        gpus: How many GPUs train one trial.
         nvml: The binding; None imports `pynvml`.
 
     Returns:
@@ -140,10 +143,10 @@ def slot_device(config: dict[str, Any], given: list[str], *, nvml: Any = None) -
     name, uuid, binding = config["device"], config["device_uuid"], config["binding"]
     if binding == "best effort":
         visible = {"CUDA_VISIBLE_DEVICES": ",".join(given), **_PCI_ORDER}
-        gpus = gpu_devices(nvml=nvml, environ=visible) if given else []
-        if len(gpus) != 1:
-            raise RayscaleError(f"{name}: of Ray's GPUs ({', '.join(given)}) {len(gpus)} are usable; expected one")
-        uuid = gpus[0].uuid
+        found = gpu_devices(nvml=nvml, environ=visible) if given else []
+        if len(found) != gpus:
+            raise RayscaleError(f"{name}: of Ray's GPUs ({', '.join(given)}) {len(found)} are usable; expected {gpus}")
+        uuid = join_devices(gpu.uuid for gpu in found)
     return SlotDevice(name, uuid, name, node=config["node"], binding=binding)
 
 
@@ -174,24 +177,29 @@ def summarize(result: AttemptResult) -> dict[str, Any]:
 
 
 def _device_rate(forks: ForkServer, device: SlotDevice, threads: int) -> float | None:
-    """Measure the device's matrix-product rate once and keep it; outside every measured phase.
+    """Measure the devices' matrix-product rates once and keep them; outside every measured phase.
 
     Args:
         forks: Where to run it.
-        device: The device.
-        threads: CPU threads of a trial.
+        device: The slot's.
+        threads: CPU threads of all processes of a trial.
 
     Returns:
-        TFLOP/s; None if the benchmark failed.
+        Their sum, TFLOP/s; None if the benchmark failed.
     """
+    rates = [_rate_of(forks, uuid, threads) for uuid in devices_in(device.uuid) or (None,)]
+    known = [rate for rate in rates if rate is not None]
+    return sum(known) if len(known) == len(rates) else None
+
+
+def _rate_of(forks: ForkServer, uuid: str | None, threads: int) -> float | None:
     storage = LocalStorage(cache_directory() / "devices")
-    host = os.uname().nodename
-    name = f"{device.uuid or host}-{'gpu' if device.uuid else f'cpu-{threads}-threads'}.json"
+    name = f"{uuid or os.uname().nodename}-{'gpu' if uuid else f'cpu-{threads}-threads'}.json"
     stored = storage.read(name)
     if stored:
         return float(json.loads(stored)["tflops_bench"])
     try:
-        rate = forks.call(_bench, device.uuid, threads)
+        rate = forks.call(_bench, uuid, threads)
     except Exception:
         return None
     storage.write(name, json.dumps({"tflops_bench": rate}).encode())

@@ -2,8 +2,10 @@
 
 The gate hands out as many blocks as the next look waits for, then none until they have ended: a block beyond a look
 would be run in vain if the look stops the sweep. A block whose trial has failed for good does not count, so another one
-takes its place. The plan of looks is in plan.json before the first look; each look is appended to looks.json at once:
-a run that is continued goes on with the next look, and a rule that was changed in between is refused.
+takes its place. Looks and caps fall between blocks, and trunks (`train.share_prefix`) are shared within them: no trunk
+is trained whose branches a stop then forbids. The plan of looks is in plan.json before the first look; each look is
+appended to looks.json at once: a run that is continued goes on with the next look, and a rule that was changed in
+between is refused.
 """
 
 from __future__ import annotations
@@ -14,7 +16,9 @@ from typing import Any, Protocol
 
 from rayscale.analysis.cells import Cells
 from rayscale.analysis.looks import Look, look_of, planned_looks, schedule, stop_rule, take_look
+from rayscale.analysis.shared import rests_on_parts
 from rayscale.analysis.sweepcells import sweep_cells
+from rayscale.analysis.table import ledger_frame
 from rayscale.design import Plan
 from rayscale.errors import InputError
 from rayscale.ledger import Ledger
@@ -70,13 +74,15 @@ class SequentialStopping:
             say: Shows a look to the user.
 
         Raises:
-            InputError: If the measure is unknown, or the rule was changed after a look.
+            InputError: If the measure is unknown, cannot be tested on rows that share trunks, or the rule was changed
+                after a look.
         """
         self._plan, self._ledger, self._say = plan, ledger, say
         self.planned: dict[str, Any] | None = planned_looks(plan.spec)
         self._looks = self._earlier_looks()
         self._stale = True  # the ledger may hold blocks of an earlier run
         self._complete = self._cells().complete.shape[0]  # an unknown measure is refused here, before anything runs
+        _check_measure(plan)
 
     def __reduce__(self) -> tuple[type[NeverStopping], tuple[()]]:
         """Leave ledger and screen out when Tune pickles its own state, which is never restored."""
@@ -143,6 +149,20 @@ class SequentialStopping:
         return looks
 
 
+def _check_measure(plan: Plan) -> None:
+    """Refuse a rule that would decide by a test whose error rate nobody knows (`analysis.shared`)."""
+    spec, dv = plan.spec, stop_rule(plan.spec).dv
+    if not any(trial.spec.train.share_prefix for trial in plan.trials):
+        return
+    columns = [str(name) for name in ledger_frame([], spec.analysis.metrics, spec.report).columns]
+    if rests_on_parts(dv, spec.analysis.metrics, columns):
+        raise InputError(
+            f"design.stop.dv: `{dv}` is made of time or energy, of which budgets with train.share_prefix contain each "
+            "other's: no test on it would hold alpha; expected a measure of the model alone (perplexity, eval_loss) or "
+            "share_prefix: false"
+        )
+
+
 def open_stopping(plan: Plan, ledger: Ledger, say: Callable[[str], None]) -> Stopping:
     """Make the stop rule of a sweep.
 
@@ -155,7 +175,7 @@ def open_stopping(plan: Plan, ledger: Ledger, say: Callable[[str], None]) -> Sto
         The rule; one that never stops if the sweep has none.
 
     Raises:
-        InputError: If the rule was changed after a look, or its measure is unknown.
+        InputError: If the rule was changed after a look, or its measure is unknown or cannot be tested.
     """
     rule: Stopping = SequentialStopping(plan, ledger, say) if plan.spec.design.stop else NeverStopping()
     if not plan.spec.budget.given:

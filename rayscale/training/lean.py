@@ -83,7 +83,7 @@ def _replaced(module: nn.Module, forward: Callable[..., Any] | None, rotary: Any
     pairs = zip(expected, got, strict=True) if isinstance(expected, tuple) else [(expected, got)]
     if not all(torch.equal(old, new) for old, new in pairs if old is not None):
         return False
-    module.forward = forward  # type: ignore[method-assign]
+    module.forward = forward
     return True
 
 

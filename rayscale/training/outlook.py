@@ -17,6 +17,7 @@ from rayscale.training.memory import (
     memory_sentence,
     spec_need,
 )
+from rayscale.training.parallel import sharded_need
 from rayscale.training.peaks import peak_tflops
 
 EXAMPLES = ("NVIDIA A10G", "NVIDIA A100", "NVIDIA H100")
@@ -24,7 +25,7 @@ EXAMPLES = ("NVIDIA A10G", "NVIDIA A100", "NVIDIA H100")
 
 
 def memory_outlook(spec: SweepSpec, shape: ModelShape, gpu_bytes: int | None) -> dict[str, Any] | None:
-    """Add up the memory of a trial.
+    """Add up the memory of a trial; of one rank where several train together.
 
     Args:
         spec: The resolved sweep.
@@ -35,26 +36,28 @@ def memory_outlook(spec: SweepSpec, shape: ModelShape, gpu_bytes: int | None) ->
         Parts and sum in B, the limit (None: the sweep wants a GPU and none is here), whether it fits, and a sentence;
         None for an architecture that cannot be counted.
     """
-    cuda = spec.resources.gpus == 1 or gpu_bytes is not None
+    cuda = spec.resources.needs_gpus or gpu_bytes is not None
     precision = spec.train.precision if spec.train.precision != "auto" else ("bf16" if cuda else "fp32")
     need = spec_need(spec, spec.model.fields or {}, shape, precision, cuda=cuda)
     if need is None:
         return None
-    limit = None if cuda and gpu_bytes is None else memory_limit(gpu_bytes)
+    need = sharded_need(need, spec.world, shape.layers) if spec.sharded else need
+    limit = None if cuda and gpu_bytes is None else memory_limit(gpu_bytes) / (1 if cuda else spec.world)
     try:
-        rows = choose_rows(spec.train, need, limit).rows
+        rows = choose_rows(spec.train, need, limit, spec.world).rows
     except InputError:  # nothing fits, or the device that would decide is not here: one row is the least it takes
         rows = 1
     total = need.total(rows)
     fits = None if limit is None else total <= limit
     verdict = {None: "", True: f", fits {_gb(limit)}", False: f", does NOT fit {_gb(limit)}"}[fits]
+    whose = "trial" if spec.world == 1 else "rank"
     return {
         "micro_batch_size": rows,
         "total_bytes": total,
         "parts": need.parts(rows),
         "limit_bytes": limit,
         "fits": fits,
-        "sentence": f"memory per trial ({precision}): {memory_sentence(need, rows)}{verdict}",
+        "sentence": f"memory per {whose} ({precision}): {memory_sentence(need, rows)}{verdict}",
     }
 
 

@@ -1,4 +1,4 @@
-"""A Ray cluster on loopback, made by `ray up`, token on: a head that runs no trials, and a worker when one is asked for."""
+"""A Ray cluster on loopback, made by `ray up`, token on: a head without trials, and a worker when one is asked for."""
 
 from __future__ import annotations
 
@@ -136,8 +136,8 @@ worker_setup_commands: []
 head_start_ray_commands:
   - . ~/.profile; ray stop
   - >-
-    . ~/.profile; export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0;
-    python -c 'from ray.scripts.scripts import main; main()' start --head --disable-usage-stats
+    . ~/.profile; export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0 AUTOSCALER_UPDATE_INTERVAL_S=1;
+    python -m loopback_ray start --head --disable-usage-stats
     --node-ip-address=127.0.0.1 --port={port} --dashboard-host=127.0.0.1 --dashboard-port={dashboard}
     --dashboard-agent-listen-port={agent} --ray-client-server-port={client} --min-worker-port=0 --max-worker-port=0
     --num-cpus=0 --object-store-memory=100000000 --temp-dir={directory}/ray
@@ -145,7 +145,7 @@ head_start_ray_commands:
 worker_start_ray_commands:
   - >-
     . ~/.profile; export RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER=0;
-    python -c 'from ray.scripts.scripts import main; main()' start --address=127.0.0.1:{port} --disable-usage-stats
+    python -m loopback_ray start --address=127.0.0.1:{port} --disable-usage-stats
     --node-ip-address=127.0.0.1 --min-worker-port=0 --max-worker-port=0
     --num-cpus=3 --resources="$(rayscale node-resources --host test)" --object-store-memory=100000000
 """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import socket
 import sqlite3
 import subprocess
 import sys
@@ -22,15 +21,10 @@ from tiny import TINY
 from rayscale.ledger import Ledger
 from rayscale.record import Record
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif(
-        "RAYSCALE_CLUSTER_TEST" not in os.environ, reason="a cluster of two nodes takes 40 s: RAYSCALE_CLUSTER_TEST=1"
-    ),
-]
+pytestmark = pytest.mark.e2e
 
-CHANGES = (("[512, 1024]", "[512, 1024, 1536]"), ("repetitions: 2", "repetitions: 6"), ("idle: 40ms", "idle: 400ms"))
-COMMAND = [sys.executable, "-m", "rayscale.cli", "run", "tiny.yaml", "--json"]
+CHANGES = (("[512, 1024]", "[512, 1024, 1536]"), ("repetitions: 2", "repetitions: 5"), ("idle: 40ms", "idle: 300ms"))
+COMMAND = [sys.executable, "-m", "rayscale.cli", "run", "tiny.yaml", "--json", "--no-report"]
 
 
 def write_sweep(directory: Path, *changes: tuple[str, str]) -> Ledger:
@@ -90,7 +84,6 @@ def test_a_lost_node_costs_its_block_only_and_a_joining_node_is_used(tmp_path: P
     ledger = write_sweep(tmp_path, *CHANGES)
     with cluster_host(tmp_path) as cluster:
         address = cluster.tell("add", "head", "0")
-        assert "no node of the cluster (1 node) advertises a device" in refused(tmp_path, address)
         cluster.tell("add", "a", "2", "cpu:a-0")
         cluster.tell("add", "b", "2", "cpu:b-0")
         with driver(tmp_path, address) as process:
@@ -104,7 +97,7 @@ def test_a_lost_node_costs_its_block_only_and_a_joining_node_is_used(tmp_path: P
     assert process.returncode == 0, stderr
     assert "Traceback" not in stderr
     document = json.loads(stdout)
-    assert (document["planned"], document["before"], document["completed"]) == (18, 0, 18)
+    assert (document["planned"], document["before"], document["completed"]) == (15, 0, 15)
     after = {record.trial_key: record for record in ledger.records()}
     check_blocks(list(after.values()))
     assert "cpu:c-0" in {device_of(record) for record in after.values()}
@@ -144,19 +137,3 @@ def check_redone(ledger: Ledger, block: int, before: dict[str, Record], after: d
         assert kept is not None
         assert Record.from_json(kept.decode()) == record
     assert any(record.block == block for record in before.values())
-
-
-def refused(directory: Path, address: str) -> str:
-    """Run where it cannot run; return its last line."""
-    with driver(directory, address) as process:
-        _, stderr = process.communicate(timeout=120)
-    assert process.returncode == 3, stderr
-    assert "Traceback" not in stderr
-    return stderr.strip().splitlines()[-1]
-
-
-def test_an_address_without_a_cluster_is_refused_with_one_line(tmp_path: Path) -> None:
-    write_sweep(tmp_path)
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        address = f"127.0.0.1:{server.getsockname()[1]}"
-    assert refused(tmp_path, address).startswith(f"--address {address}: no Ray cluster answers there")

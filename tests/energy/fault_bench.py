@@ -30,13 +30,12 @@ SPEC = EnergySpec()
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of an attempt. Units: J; `refused`: why it did not begin; `whole_bound`: the accuracy class counts."""
+    """What came of an attempt. Units: J; `refused`: why it did not begin."""
 
     result: EnergyResult | None = None
     quality: Quality | None = None
     truth_j: float | None = None
     refused: str | None = None
-    whole_bound: bool = False
 
     @property
     def codes(self) -> set[str]:
@@ -48,8 +47,7 @@ class Outcome:
         if train is None or train.energy_j is None or train.bound_j is None or self.truth_j is None:
             return False
         # this GPU's sensor has no gain error, so the share of its accuracy class must not be needed
-        spare = 0.0 if self.whole_bound else train.sensor_bound_j or 0.0
-        return abs(train.energy_j - self.truth_j) <= train.bound_j - spare
+        return abs(train.energy_j - self.truth_j) <= train.bound_j - (train.sensor_bound_j or 0.0)
 
     @property
     def zeros(self) -> list[str]:

@@ -89,8 +89,7 @@ def _judged(trace: Trace, start: float, end: float, stats: SamplerStats | None) 
 def _replaced(directory: Path, how: str) -> Outcome:
     """A sampler of the C library's GPU is lost, and a slot's watch replaces it."""
     record, truth_j = lost(how, directory)
-    # as in test_energy_native: the load ends exactly with the phase, where the edge's bound has nothing to spare
-    return Outcome(record.energy, record.quality, truth_j, whole_bound=True)
+    return Outcome(record.energy, record.quality, truth_j)
 
 
 def full_disk(directory: Path) -> Outcome:

@@ -49,9 +49,11 @@ def rapl(directory: Path, *, offset_uj: int = 0, broken: tuple[float, float] = (
 
 def _write(root: Path, now: float, offset_uj: int, broken: tuple[float, float]) -> None:
     for name, watts in WATTS.items():
-        (root / name).mkdir(exist_ok=True)
+        zone = root / name
+        if not zone.exists():
+            zone.mkdir()
+            (zone / "name").write_text(NAMES[name])
+            (zone / "max_energy_range_uj").write_text(str(RANGE_UJ))
         counted = (offset_uj + round(1e6 * watts * now)) % RANGE_UJ
         unreadable = name.count(":") == 2 and broken[0] <= now < broken[1]
-        (root / name / "name").write_text(NAMES[name])
-        (root / name / "energy_uj").write_text("" if unreadable else str(counted))
-        (root / name / "max_energy_range_uj").write_text(str(RANGE_UJ))
+        (zone / "energy_uj").write_text("" if unreadable else str(counted))

@@ -112,6 +112,8 @@ class SimGpu:
     counter_stale_from: float = np.inf
     counter_jump_j: float = 0.0
     """What the counter falls by (negative: jumps up by) at `counter_reset_at` instead of to zero, if not 0."""
+    counter_misread: tuple[float, float] = (np.inf, np.inf)
+    """From, to: the counter shows a little less than a second before `from`."""
     faults: tuple[CallFault, ...] = ()
     processes: tuple[tuple[int, float, float], ...] = ()
     """Process id, from, to."""
@@ -155,6 +157,8 @@ class SimGpu:
         """Energy counter at a time (or an array of times). Units: J."""
         t = np.minimum(t, self.counter_stale_from)
         tick = np.floor((t - self.phase_s) / self.counter_tick_s + 1e-9) * self.counter_tick_s + self.phase_s
+        misread = (t >= self.counter_misread[0]) & (t < self.counter_misread[1])
+        tick = np.where(misread, np.minimum(tick, self.counter_misread[0] - 1.001), tick)
         joules = self.counter_gain * (self.load.energy(tick) - self.load.energy(self.load.edges[0])) + 1.0
         if not np.isfinite(self.counter_reset_at):
             return joules

@@ -6,6 +6,7 @@ import math
 
 import pytest
 from energy_traces import reading, sampled, trace_of
+from fault_bench import attempt, during, gpu
 
 from rayscale.energy.measure import energy_result, unavailable, value_at
 from rayscale.energy.quality import judge
@@ -228,3 +229,13 @@ def test_slow_quantities_are_held() -> None:
     at = [value_at(trace.t, trace.temperature_c, when) for when in (0.5, 1.0, 2.9, 3.0, 9.0)]
     assert at == [40.0, 40.0, 40.0, 50.0, 50.0]
     assert value_at(trace.t, trace.power_w, 1.0) is None
+
+
+def test_a_counter_misread_once_is_told_and_counted_only_once() -> None:
+    """One read lies below the one before it, the next is right again: no reset, so nothing was lost."""
+    begin = during(0.5, 0.6)[0] + 0.5
+    outcome = attempt(gpu(counter_misread=(begin, begin + 1.0)))
+    assert outcome.codes == {"counter_reset"}
+    assert outcome.energy_is_right
+    assert outcome.result is not None
+    assert outcome.result.phases["train"].counter_j == pytest.approx(outcome.truth_j, rel=0.005)

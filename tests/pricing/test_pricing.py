@@ -17,12 +17,13 @@ from rayscale.cli import run_command
 from rayscale.design import Plan, plan_sweep
 from rayscale.errors import InputError
 from rayscale.ledger import Ledger
-from rayscale.planning import Estimate, trial_flops
+from rayscale.planning import Estimate, plan_document, trial_flops
 from rayscale.pricing.basis import assumed_basis, basis_from_records, calibrated_basis, earlier_records, find_basis
 from rayscale.pricing.document import price_document
 from rayscale.pricing.hardware import HARDWARE, Range
-from rayscale.pricing.price import Basis, price_of, trial_price
+from rayscale.pricing.price import Basis, price_beforehand, price_of, trial_price
 from rayscale.pricing.text import stated_rates
+from rayscale.rendering import render_plan
 
 PLAN = plan_sweep(example_spec(4))
 EXACT = Basis(
@@ -57,6 +58,70 @@ def test_a_trial_by_hand() -> None:
         {"train": train, "warmup": warmup, "eval": evaluation, "idle": 2.0, "load": 3.0}
     )
     assert price.joules == Range.exact(pytest.approx((train + warmup + evaluation) * 300 + 5.0 * 50))
+
+
+def distilling(**teacher: object) -> Plan:
+    """Three token counts with and without a teacher that the sweep trains itself."""
+    treatments = {"plain": {}, "taught": {f"model.distill_from.{name}": value for name, value in teacher.items()}}
+    design = {"factors": {"tokens": [12_500, 25_000]}, "treatments": treatments, "repetitions": 2}
+    return plan_sweep(example_spec(2, design=design))
+
+
+def test_a_teacher_and_its_training_are_priced() -> None:
+    """Forward passes of the teacher in `train`, its own training once for all trials, neither in further repetitions."""
+    shape = {"tokens": 40_000, "config.hidden_size": 256}
+    plan = distilling(**shape)
+    taught = next(trial for trial in plan.trials if trial.condition["treatment"] == "taught")
+    plain = next(one for one in plan.trials if one.condition == {**taught.condition, "treatment": "plain"})
+    teacher = {"model": {"config": {"model_type": "llama", "hidden_size": 256, "num_hidden_layers": 4}}}
+    own = next(trial for trial in plan_sweep(example_spec(1, **teacher)).trials if trial.tokens == 25_000)
+    per_token = trial_flops(own) / 25_000  # type: ignore[operator]
+    prices = [trial_price(trial, EXACT) for trial in (taught, plain)]
+    assert None not in prices
+    more = prices[0].seconds["train"].typical - prices[1].seconds["train"].typical  # type: ignore[union-attr]
+    assert more == pytest.approx(per_token / 3 * taught.tokens / 1e12, rel=1e-9)
+    before = price_beforehand(plan.trials, EXACT)
+    assert before is not None
+    expected = per_token * 40_000 + per_token / 3 * 16_384  # its training and one evaluation
+    assert before.seconds["beforehand"].typical == pytest.approx(expected / 1e12, rel=1e-9)
+    assert before.joules == before.seconds["beforehand"].times(300.0)
+    document = price_document(plan, EXACT, RATES)
+    totals = document["totals"]
+    assert totals["seconds"]["beforehand"] == asdict(before.seconds["beforehand"])
+    seconds = sum(value["typical"] for value in totals["seconds"].values())
+    assert totals["device_hours"]["typical"] == pytest.approx(seconds / 3600, rel=1e-12)
+    assert "beforehand" not in document["more_repetitions"]["seconds"]
+    assert any("nothing if it is cached" in note for note in document["notes"])
+    assert price_beforehand(PLAN.trials, EXACT) is None
+
+
+def test_the_plan_shows_teachers_and_models_trained_beforehand() -> None:
+    plan = distilling(tokens=40_000)
+    estimate = Estimate(
+        1e-4, 5.0, 15.0, "a calibration", flops_per_token=trial_flops(PLAN.trials[0]) / PLAN.trials[0].tokens
+    )  # type: ignore[operator]
+    document = plan_document(plan, estimate, None)
+    rows, totals = document["trials"], document["totals"]
+    for row in rows:
+        taught = row["condition"]["treatment"] == "taught"
+        assert row["teacher_flops"] == (pytest.approx(row["flops"] / 3) if taught else 0.0)
+        assert row["time_s"] == pytest.approx(5.0 + 1e-4 * row["tokens"] * (4 / 3 if taught else 1.0))
+    assert totals["teacher_flops"] == pytest.approx(sum(row["teacher_flops"] for row in rows))
+    (model,) = totals["beforehand"]["models"]
+    assert (model["role"], model["tokens"]) == ("teacher", 40_000)
+    assert totals["beforehand"]["time_s"] == pytest.approx(1e-4 * (40_000 + 16_384 / 3))
+    assert totals["time_s"] == pytest.approx(sum(row["time_s"] for row in rows) + totals["beforehand"]["time_s"])
+    text = render_plan(document)
+    assert "FLOPs of a teacher's forward passes" in text
+    assert "teacher on 40K tokens" in text
+
+
+def test_a_teacher_on_the_hub_is_said_to_be_left_out() -> None:
+    design = {"factors": {"tokens": [12_500]}, "treatments": {"taught": {"model.distill_from": "nobody/nothing"}}}
+    plan = plan_sweep(example_spec(2, design={**design, "repetitions": 2}))
+    notes = price_document(plan, EXACT, RATES)["notes"]
+    assert any("only known to the hub" in note for note in notes)
+    assert plan_document(plan, None, None)["trials"][0]["teacher_flops"] is None
 
 
 @given(st.floats(0.1, 10), st.floats(0.1, 10), st.floats(0.1, 10))

@@ -107,16 +107,18 @@ def test_a_token_sweep_is_fitted_where_the_law_can_be_tested() -> None:
 
 def test_a_token_sweep_has_the_sections(tmp_path: Path) -> None:
     """From ledger to page: five token counts, kappa = beta, in analysis.json and in the report."""
-    factors = {"tokens": [12_500, 25_000, 50_000, 100_000, 200_000]}
-    spec = example_spec(3, design={"factors": factors, "repetitions": 3}, report={"forecast": {"years": 4}})
+    design = {"factors": {"tokens": [12_500, 25_000, 50_000, 100_000, 200_000]}, "repetitions": 3}
+    spec = example_spec(3, design=design, report={"forecast": {"years": 4}}, analysis={"dv": ["perplexity"]})
     ledger = make_ledger(tmp_path, spec, estimated=False)
     assert run_command(["report", str(ledger.root)]) == 0
     tree = json.loads((ledger.root / "analysis.json").read_text(encoding="utf-8"))
-    page = (ledger.root / "report.html").read_text(encoding="utf-8")
-    assert tree["scaling"]["beta"] > 0
-    assert ('id="forecast"' in page) == (tree["forecast"]["kappa"] is not None)
-    if tree["forecast"]["kappa"] is None:
-        assert tree["forecast"]["why_not"] in page
+    forecast_tree, page = tree["forecast"], (ledger.root / "report.html").read_text(encoding="utf-8")
+    assert tree["scaling"]["alpha"] is None
+    assert (forecast_tree["kappa"], forecast_tree["years"]) == (tree["scaling"]["beta"], 4.0)
+    low, high = forecast_tree["kappa_ci95"]
+    assert 0 < low < forecast_tree["kappa"] < high
+    for words in ('id="scaling"', 'id="forecast"', "tokens alone, at this model size", "after 4 years"):
+        assert words in page
 
 
 def test_forecast_settings_are_no_part_of_a_trial() -> None:

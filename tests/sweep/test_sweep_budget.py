@@ -116,6 +116,19 @@ def test_the_first_block_is_checked_against_a_calibration(tmp_path: Path) -> Non
     assert not unknown.may_start(1)  # one block at a time until something is known
 
 
+def test_a_shared_trunk_is_reckoned_once(tmp_path: Path) -> None:
+    """500 + 600 + 1,200 s a block instead of 500 + 1,000 + 2,000 (20 % cooldown), and no more after the first one."""
+    design = {"factors": {"tokens": [500_000, 1_000_000, 2_000_000]}, "repetitions": 3, "seed": 1}
+    train = {"schedule": "wsd", "share_prefix": True, "cooldown": 0.2, "batch_size": 2}
+    data = {"corpus": "python-stdlib", "tokenizer": "bytes", "sequence_length": 100}
+    spec = example_spec(3, design=design, train=train, data=data, budget={"gpu_hours": 1e9})
+    estimate = Estimate(seconds_per_token=1e-3, overhead_s=0.0, watts=None, source="test")
+    rule = BudgetStopping(plan_sweep(spec), Ledger(tmp_path / "shared"), NeverStopping(), print, lambda _: estimate)
+    assert rule.may_start(0)
+    assert rule._block is not None
+    assert rule._block.seconds == pytest.approx(MARGIN * 2300)
+
+
 def test_energy_that_is_not_known_ends_a_sweep_with_a_cap_on_it(half: Ledger) -> None:
     for trace in half.root.rglob("power.parquet"):
         trace.unlink()

@@ -8,7 +8,7 @@ import time
 from pathlib import Path
 
 import pytest
-from test_sweep_attempts import ThreadSampler, attempt, child_of, long_plan, plan_of, when_training
+from test_sweep_attempts import ThreadSampler, attempt, long_plan, plan_of, when_training
 from tiny import TINY
 
 from rayscale.design import Plan, plan_sweep
@@ -104,24 +104,6 @@ def test_a_killed_rank_ends_the_attempt_with_its_reason(host: SlotHost) -> None:
     assert gone(killed)
 
 
-def test_a_rank_that_hangs_in_waiting_is_ended_by_force(host: SlotHost) -> None:
-    """As with NCCL, whose operations do not notice that the other side is gone: here rank 0 is stopped."""
-    seen: list[int] = []
-
-    def stop_first_kill_second(pid: int) -> None:
-        seen.extend([children_of(pid)[0], pid])
-        os.kill(seen[0], signal.SIGSTOP)  # rank 0 waits for it for ever
-        time.sleep(0.3)
-        os.kill(seen[0], signal.SIGKILL)
-
-    killer = when_training(host, stop_first_kill_second)
-    result = attempt(host, two_ranks(long_plan()))
-    killer.join()
-    assert result.failure is not None
-    assert result.failure.reason == "killed"
-    assert gone(seen)
-
-
 def test_nobody_outlives_a_killed_trial(host: SlotHost) -> None:
     seen: list[int] = []
 
@@ -143,19 +125,3 @@ def test_a_loss_that_diverges_is_the_trials_own_reason(host: SlotHost) -> None:
     result = attempt(host, two_ranks(plan_sweep(parse_spec(text, "tiny.yaml"))))
     assert result.failure is not None
     assert result.failure.reason == "diverged"
-
-
-def test_the_child_is_found_by_its_log(host: SlotHost) -> None:
-    """Only rank 0 writes it: what the tests above kill is what they mean."""
-    found: list[int] = []
-
-    def look(pid: int) -> None:
-        found.extend(children_of(pid))
-        found.append(child_of(next(host.ledger.root.glob("trials/*/attempt-1"))))
-        os.kill(pid, signal.SIGKILL)
-
-    looker = when_training(host, look)
-    attempt(host, two_ranks(long_plan()))
-    looker.join()
-    assert len(found) == 2
-    assert found[0] != found[1]

@@ -158,7 +158,7 @@ def test_a_block_that_failed_is_replaced_before_the_look(tmp_path: Path) -> None
     assert ledger.status(plan).failed == 0  # its trial is not needed any more
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.integers(1, 4), st.integers(3, 7))
 def test_no_block_beyond_a_look_begins_before_it(tmp_path_factory, slots: int, first: int) -> None:
     plan = stop_plan(after=[first])
@@ -237,3 +237,27 @@ def test_a_rule_needs_something_to_compare() -> None:
 def test_the_schedule_ends_with_the_sweep() -> None:
     assert schedule(stop_plan(8, [3, 5]).spec) == [3, 5, 8]
     assert schedule(stop_plan(8, [3, 8]).spec) == [3, 8]
+
+
+def shared_plan(dv: str, metrics: dict[str, str] | None = None) -> Plan:
+    stop = {"dv": dv, "after": [3, 5]}
+    design = {"factors": {"tokens": LEVELS}, "repetitions": 8, "seed": 2601, "stop": stop}
+    train = {"schedule": "wsd", "share_prefix": True}
+    return plan_sweep(example_spec(design=design, train=train, analysis={"dv": [dv], "metrics": metrics or {}}))
+
+
+@pytest.mark.parametrize("dv", ["joules_per_token", "pee", "duration_s", "own"])
+def test_rows_that_share_trunks_do_not_decide_by_their_time_or_energy(tmp_path: Path, dv: str) -> None:
+    plan, ledger = shared_plan(dv, {"own": "eval_loss * energy_j"}), Ledger(tmp_path / "quickstart")
+    with pytest.raises(InputError, match=rf"design\.stop\.dv: `{dv}` .* share_prefix"):
+        open_stopping(plan, ledger, lambda _: None)
+    assert not ledger.completed()
+
+
+def test_a_stop_never_parts_a_trunk_from_its_branches(tmp_path: Path) -> None:
+    """Perplexity is the same with and without sharing, so the rule holds; whole blocks are run, ascending."""
+    plan, ledger = shared_plan("perplexity"), Ledger(tmp_path / "quickstart")
+    ran, said = drive(plan, ledger, effect_value)
+    assert "look 1 after 3 complete blocks" in said[0]
+    assert ran == [trial.trial_key for block in plan.blocks()[:3] for trial in block]
+    assert all([trial.tokens for trial in block] == LEVELS for block in plan.blocks())
