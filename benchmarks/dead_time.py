@@ -87,7 +87,7 @@ def run_rayscale(plan: Plan, directory: Path) -> list[Span]:
     with ledger.lock():
         mirror = GuardedMirror(Mirror(ledger, None), print)
         mirror.ensure_plan(plan)
-        run_sweep(plan, ledger, [MirrorListener(mirror, ledger)], lambda _: None)
+        run_sweep(plan, ledger, [MirrorListener(mirror)], lambda _: None)
         mirror.finish(60.0)
     starts = {
         record.trial_key: next(phase.start for phase in record.phases if phase.name == "train")

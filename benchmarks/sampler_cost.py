@@ -7,9 +7,11 @@
    `benchmarks.step_effect` says how the steps are compared. What counts against the sampler: the first poll after
    SIGCONT, which comes late and in addition; so it polls more often in its windows than it would alone.
 
-    python -m benchmarks.sampler_cost [--seconds 60] [--ab 600] [--window 0.25] [--period 100ms] [--aa]
+    python -m benchmarks.sampler_cost [--seconds 60] [--ab 600] [--window 0.25] [--period 100ms] [--pin] [--aa]
 
-With --aa what is stopped and let go is a process that only sleeps: both estimates must then hold 0.
+With --pin the training has one thread, and one CPU that it shares with the sampler: all that this takes it takes from
+the training, while what else the machine does finds another CPU, so the interval is narrower. With --aa what is stopped
+and let go is a process that only sleeps: both estimates must then hold 0.
 Goals: CPU <= 1 % of a core; p99 lateness <= 2 ms on an idle machine; step time <= +0.5 %.
 """
 
@@ -191,10 +193,12 @@ class Trained:
     Attributes:
         steps: Its steps in time order, the first windows (which warm up) left out.
         origin: CLOCK_MONOTONIC of a deadline of the sampler's polls, in s.
+        polls_per_s: How often it polled while it was on; 0 in an A/A.
     """
 
     steps: list[Step]
     origin: float
+    polls_per_s: float
 
 
 def alternate(spec: SweepSpec, uuid: str | None, window_s: float, total_s: float, *, aa: bool = False) -> Trained:
@@ -227,9 +231,13 @@ def alternate(spec: SweepSpec, uuid: str | None, window_s: float, total_s: float
             raise SystemExit("the training ended before its time; raise MAX_STEPS_PER_S")
         finally:
             os.kill(toggled.pid or 0, signal.SIGCONT)
-        sampler = toggled if isinstance(toggled, SamplerProcess) else None
-        origin = _deadline(sampler, spec.energy.period) if sampler else turns.steps[0].begin
-    return Trained([step for step in turns.steps if step.window >= WARM_WINDOWS], origin)
+        times = _polls(toggled) if isinstance(toggled, SamplerProcess) else []
+    steps = [step for step in turns.steps if step.window >= WARM_WINDOWS]
+    if not times:
+        return Trained(steps, steps[0].begin, 0.0)
+    seconds = math.fsum(step.seconds for step in steps if step.sampled)
+    polls = sum(steps[0].begin <= t <= steps[-1].begin for t in times)
+    return Trained(steps, _deadline(times, spec.energy.period), polls / seconds)
 
 
 @contextmanager
@@ -242,12 +250,17 @@ def _sleeping() -> Iterator[subprocess.Popen[bytes]]:
             process.kill()
 
 
-def _deadline(sampler: SamplerProcess, period_s: float) -> float:
-    """Find one of the sampler's deadlines: most polls come right after theirs, those after a stop at any time."""
+def _polls(sampler: SamplerProcess) -> list[float]:
+    """End the sampler and read when it polled."""
     sampler.stop()
-    times = read_trace(sampler.directory).t
-    phases = sorted(float(phase) for phase in (times - times[0] + period_s / 2) % period_s)
-    return float(times[0]) - period_s / 2 + statistics.median(phases)
+    times: list[float] = read_trace(sampler.directory).t.tolist()
+    return times
+
+
+def _deadline(times: list[float], period_s: float) -> float:
+    """Find one of the sampler's deadlines: most polls come right after theirs, those after a stop at any time."""
+    phases = [(t - times[0] + period_s / 2) % period_s for t in times]
+    return times[0] - period_s / 2 + statistics.median(phases)
 
 
 def _milliseconds(seconds: float | None) -> str:
@@ -260,6 +273,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=60.0, help="length of each run of the sampler")
     parser.add_argument("--ab", type=float, default=600.0, help="length of the training with and without, in s")
     parser.add_argument("--window", type=float, default=0.25, help="length of its windows, in s")
+    parser.add_argument("--pin", action="store_true", help="train with one thread, on one CPU with the sampler")
     parser.add_argument("--aa", action="store_true", help="stop and let go a process that only sleeps instead")
     parser.add_argument("--period", default="100ms", help="time between polls")
     parser.add_argument("--threads", type=int, help="threads of the training (default: all CPUs)")
@@ -267,13 +281,15 @@ def main() -> None:
     cpus, load = len(os.sched_getaffinity(0)), os.getloadavg()[0]
     gpus = gpu_devices()
     uuid = gpus[0].uuid if gpus else None
-    threads = args.threads or cpus
+    threads = 1 if args.pin else args.threads or cpus
     tokens = int(args.ab * MAX_STEPS_PER_S) * STEP_TOKENS
     spec = parse_spec(SWEEP.format(tokens=tokens, threads=threads, period=args.period), "benchmark")
 
     costs = {"idle machine": cost_of(spec.energy, uuid, args.seconds)}
     with busy(cpus):
         costs["all CPUs busy"] = cost_of(spec.energy, uuid, args.seconds / 3)
+    if args.pin:
+        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # which the sampler inherits
     trained = alternate(spec, uuid, args.window, args.ab, aa=args.aa)
 
     device = gpus[0].name if gpus else "CPU (no GPU here)"
@@ -305,7 +321,8 @@ def effect_lines(trained: Trained, window_s: float, period_s: float) -> list[str
     typical = statistics.median(step.seconds for step in steps)
     changes = paired_changes(windows_of(steps))
     lines = [
-        f"step time ({1000 * typical:.1f} ms, {len(steps)} steps), goal <= +{100 * GOAL_STEP:g} %:",
+        f"step time ({1000 * typical:.1f} ms, {len(steps)} steps; {trained.polls_per_s:.1f} polls/s while on, of "
+        f"{1 / period_s:g}/s alone), goal <= +{100 * GOAL_STEP:g} %:",
         _line("sampler on/off", trimmed_mean(changes))
         + f"; A/A (labels exchanged): {100 * coverage_without_effect(changes):.1f} % of the intervals hold 0",
     ]

@@ -12,12 +12,8 @@ from __future__ import annotations
 
 import heapq
 import itertools
-import logging
 import os
-import random
 import socket
-import tempfile
-import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,11 +21,6 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from types import SimpleNamespace
 from typing import Any
-
-from rayscale.design import Plan
-from rayscale.sweep.devices import FixedFleet, gpu_slot
-from rayscale.sweep.scheduler import FleetScheduler, StartNotice
-from rayscale.sweep.searcher import ATTEMPTS_OUT, BlockSearcher
 
 START_S = 5.0
 """Simulated start of a slot. Units: s."""
@@ -55,11 +46,13 @@ class SimulatedRay:
         outcome: How long an attempt takes and what it reports.
         now: The clock. Units: s.
         calls: How often each of Ray's functions was asked for.
+        most_waited_for: The most futures that `ray.wait` was given.
     """
 
     outcome: Outcome
     now: float = 0.0
     calls: dict[str, int] = field(default_factory=lambda: defaultdict(int))
+    most_waited_for: int = 0
     _due: list[tuple[float, int, Future]] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=itertools.count)
     _ended: dict[Future, None] = field(default_factory=dict)
@@ -77,6 +70,7 @@ class SimulatedRay:
     def wait(self, futures: list[Future], num_returns: int, timeout: float | None) -> tuple[list[Future], list[Future]]:
         """Stand for `ray.wait`: with time to wait, the clock jumps to the next event."""
         self.calls["wait"] += 1
+        self.most_waited_for = max(self.most_waited_for, len(futures))
         wanted = set(futures)
         if timeout != 0 and not self._ended and self._due:
             self.now = max(self.now, self._due[0][0])
@@ -114,7 +108,7 @@ class SimulatedRay:
         """Stand for `placement_group`: it is there when the device that its first bundle names is free."""
         self.calls["group"] += 1
         key = next(name for name in bundles[0] if name.startswith("gpu:"))
-        made = Group(self, key)
+        made = Group(key)
         if self._holding.get(key) is None:
             self._hold(key, made)
         else:
@@ -140,7 +134,7 @@ class SimulatedRay:
 class Group:
     """A placement group that claims one device."""
 
-    def __init__(self, sim: SimulatedRay, key: str) -> None:
+    def __init__(self, key: str) -> None:
         """Claim the device `key`."""
         self.key, self.future = key, Future()
 

@@ -150,7 +150,7 @@ def _spec(task: Task) -> SweepSpec:
         "design": {"factors": {"tokens": [tokens]}, "repetitions": 1},
         "model": {"config": dict(task.config)},
         "data": {
-            "synthetic": {"kind": "zipf", "vocab_size": 32000, "tokens": 3_000_000},
+            "synthetic": {"kind": "zipf", "vocab_size": 32000, "tokens": max(20_000, 4 * tokens)},
             "sequence_length": task.length,
         },
         "train": {**train, "log_every": 3600, "deterministic": task.deterministic},
@@ -297,14 +297,14 @@ def obstacle(devices: Callable[[], list[GpuDevice]] = gpu_devices) -> str | None
     Returns:
         One line; None if it can.
     """
-    import torch
-
     try:
         found = devices()
     except EnvironmentUnusableError as error:
         return str(error)
     if not found:
         return "no NVIDIA GPU is visible, so there is no CUDA; expected one"
+    import torch
+
     if not torch.cuda.is_available():
         return f"torch {torch.__version__} cannot use CUDA on the {found[0].name}; expected its CUDA build and a driver"
     return None

@@ -158,17 +158,19 @@ class Spending:
     def refresh(self) -> None:
         """Read the attempts that ended since the last time."""
         for trial in self._plan.trials:
-            for attempt in self._ledger.attempts(trial.trial_key):
+            attempts = self._ledger.attempts(trial.trial_key)
+            for attempt in attempts:
                 if (trial.trial_key, attempt) not in self._parts:
-                    self._read(trial, attempt)
+                    self._read(trial, attempt, followed=attempt != max(attempts))
 
-    def _read(self, trial: Trial, attempt: int) -> None:
+    def _read(self, trial: Trial, attempt: int, followed: bool) -> None:
+        """Read an attempt that has ended: it has a record or a failure, or was killed and another one followed."""
         key = (trial.trial_key, attempt)
         record = self._ledger.record(trial.trial_key)
         if record is not None and record.attempt == attempt:
             self._parts[key] = trial_account(record, _waiting(self._ledger, record, trial.spec.energy)).total
             self._accepted[trial.trial_key] = self._parts[key]
-        elif self._ledger.failure(*key) is not None or record is not None:
+        elif followed or self._ledger.failure(*key) is not None or record is not None:
             self._parts[key] = _lost(self._ledger, trial, attempt).part
 
     def in_progress(self) -> Part:

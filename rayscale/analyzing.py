@@ -7,12 +7,12 @@ from typing import Any
 
 from rayscale.accounting import accounting_of
 from rayscale.analysis.equivalence_ratio import parse_margin
-from rayscale.analysis.fitted import sweep_scaling
 from rayscale.analysis.forecast_sweep import sweep_forecast
 from rayscale.analysis.looks import with_sequential
 from rayscale.analysis.resampling import RESAMPLES
 from rayscale.analysis.returns_tree import returns_trees
 from rayscale.analysis.run import AnalysisRequest, analyze_frame, analyze_records, to_json
+from rayscale.analysis.scaling_sweep import sweep_scaling
 from rayscale.analysis.table import ledger_frame, read_table
 from rayscale.design import Plan
 from rayscale.errors import InputError

@@ -68,6 +68,20 @@ def _measures_pee(spec: SweepSpec, tree: Tree) -> bool:
     return "pee" in spec.analysis.dv
 
 
+def _compares(setting: str) -> Uses:
+    """Whether a factor or a treatment sets something, e.g. `train.lora_rank`."""
+
+    def used(spec: SweepSpec, tree: Tree) -> bool:
+        names = [*spec.design.factors, *(name for bundle in spec.design.treatments.values() for name in bundle)]
+        return any(name.startswith(setting) for name in names)
+
+    return used
+
+
+def _forecasts(spec: SweepSpec, tree: Tree) -> bool:
+    return (tree.get("forecast") or {}).get("kappa") is not None
+
+
 def references(spec: SweepSpec, tree: Tree) -> list[Reference]:
     """List what a sweep used.
 
@@ -107,6 +121,17 @@ def _question() -> tuple[Reference, ...]:
                  pages="54--63"),
         _article("kaplan2020scaling", _has("accounting"), "Kaplan, Jared and McCandlish, Sam and others",
                  "Scaling Laws for Neural Language Models", 2020, eprint="2001.08361", archiveprefix="arXiv"),
+        _article("hoffmann2022training", _has("scaling"), "Hoffmann, Jordan and Borgeaud, Sebastian and others",
+                 "Training Compute-Optimal Large Language Models", 2022, eprint="2203.15556", archiveprefix="arXiv"),
+        _article("lu2025race", _forecasts, "Lu, Chien-Ping",
+                 "The Race to Efficiency: A New Perspective on AI Scaling Laws", 2025, eprint="2501.02156",
+                 archiveprefix="arXiv"),
+        _article("hu2021lora", _compares("train.lora_rank"), "Hu, Edward J. and Shen, Yelong and others",
+                 "LoRA: Low-Rank Adaptation of Large Language Models", 2021, eprint="2106.09685",
+                 archiveprefix="arXiv"),
+        _article("hinton2015distilling", _compares("model.distill_from"), "Hinton, Geoffrey and Vinyals, Oriol and "
+                 "Dean, Jeff", "Distilling the Knowledge in a Neural Network", 2015, eprint="1503.02531",
+                 archiveprefix="arXiv"),
         Reference("codecarbon", "misc", {"author": "{CodeCarbon contributors}", "url": "https://codecarbon.io",
                   "title": "{CodeCarbon: Track and reduce the CO2 emissions of your computing}"}, _grid_of_codecarbon),
     )  # fmt: skip

@@ -16,8 +16,9 @@ import hashlib
 import json
 import socket
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -28,48 +29,13 @@ from rayscale.errors import InputError
 from rayscale.locks import file_lock, file_lock_holder, lease, lease_holder
 from rayscale.record import Record
 from rayscale.spec import SweepSpec
+from rayscale.states import INTERRUPTED, STOP_DECISIONS, Failure, Status
 from rayscale.storage import LocalStorage, Storage, is_uri, open_storage, without_query
 
-INTERRUPTED = "interrupted"
-"""Reason of an attempt that did not fail: its run was stopped or killed, and the trial is still to do."""
+__all__ = ["INTERRUPTED", "STOP_DECISIONS", "Failure", "Ledger", "Status"]
 
-STOP_DECISIONS = ("efficacy", "halfwidth")
-"""Decisions of a look that end a sweep early."""
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why an attempt failed.
-
-    Attributes:
-        reason: Stable code: `diverged`, `crashed`, `killed`, `out_of_memory`, `time_limit`, `wrong_device`,
-            `invalid_energy`, `interrupted`.
-        detail: One sentence for the user.
-        at: Wall clock, ISO 8601.
-    """
-
-    reason: str
-    detail: str
-    at: str
-
-
-@dataclass(frozen=True)
-class Status:
-    """How far a sweep is; counts of trials of the current plan.
-
-    `stopped` says which look of `design.stop` ended it (None: none did); trials not run then are `not_needed`.
-    """
-
-    planned: int
-    completed: int
-    failed: int
-    running: int
-    pending: int
-    suspect: int
-    invalid: int
-    attempts: int
-    not_needed: int = 0
-    stopped: str | None = None
+READERS = 16
+"""Records that are read from an object store at once."""
 
 
 class Ledger:
@@ -223,9 +189,23 @@ class Ledger:
             self.write_failure(trial_key, record.attempt, failure)
             self.storage.remove(f"trials/{trial_key}/record.json")
 
+    def begun(self) -> set[str]:
+        """Return the keys of all trials of which anything was written, planned or not."""
+        return set(self.storage.list("trials"))
+
     def completed(self) -> set[str]:
         """Return the keys of all trials with a record, planned or not."""
-        return {key for key in self.storage.list("trials") if "record.json" in self.storage.list(f"trials/{key}")}
+        return {key for key, names in self._names().items() if "record.json" in names}
+
+    def _names(self) -> dict[str, list[str]]:
+        """List every trial's directory; in an object store a thousand files per request, not a request per trial."""
+        if not self.remote:
+            return {key: self.storage.list(f"trials/{key}") for key in self.storage.list("trials")}
+        names: dict[str, set[str]] = {}
+        for path in self.storage.tree("trials"):
+            key, _, rest = path.partition("/")
+            names.setdefault(key, set()).add(rest.partition("/")[0])
+        return {key: sorted(found) for key, found in names.items()}
 
     def records(self, plan: Plan | None = None) -> list[Record]:
         """Read the records of the planned trials in run order.
@@ -236,16 +216,20 @@ class Ledger:
         Returns:
             One record per completed trial of the plan.
         """
-        trials = (plan or self.read_plan()).trials
-        found = (self.record(trial.trial_key) for trial in trials)
+        keys = [trial.trial_key for trial in (plan or self.read_plan()).trials]
+        if not self.remote:
+            found = [self.record(key) for key in keys]
+        else:
+            there = self.completed()
+            with ThreadPoolExecutor(READERS) as pool:  # an object store answers in tens of ms, and many at once
+                found = list(pool.map(self.record, [key for key in keys if key in there]))
         return [record for record in found if record is not None]
 
     # -- attempts -----------------------------------------------------------------------------------------------------
 
     def attempts(self, trial_key: str) -> list[int]:
         """Return the numbers of a trial's attempts, ascending."""
-        names = self.storage.list(f"trials/{trial_key}")
-        return sorted(int(name.removeprefix("attempt-")) for name in names if name.startswith("attempt-"))
+        return _attempts_in(self.storage.list(f"trials/{trial_key}"))
 
     def attempt_directory(self, trial_key: str, attempt: int) -> Path:
         """Return where an attempt writes its trace and log, on this machine's disk."""
@@ -331,7 +315,10 @@ class Ledger:
         """
         plan = plan or self.read_plan()
         active, stopped = self.lock_holder() is not None, self.stopped(plan)
-        states = [self._state(trial.trial_key, active) for trial in plan.trials]
+        names = self._names()
+        verdicts = {record.trial_key: record.quality.verdict for record in self.records(plan)}
+        attempts = {trial.trial_key: _attempts_in(names.get(trial.trial_key, [])) for trial in plan.trials}
+        states = [verdicts.get(key) or self._state(key, numbers, active) for key, numbers in attempts.items()]
         if stopped:
             states = ["not_needed" if state in ("failed", "pending") else state for state in states]
         return Status(
@@ -342,16 +329,13 @@ class Ledger:
             pending=states.count("pending"),
             suspect=states.count("suspect"),
             invalid=states.count("invalid"),
-            attempts=sum(len(self.attempts(trial.trial_key)) for trial in plan.trials),
+            attempts=sum(map(len, attempts.values())),
             not_needed=states.count("not_needed"),
             stopped=stopped,
         )
 
-    def _state(self, trial_key: str, active: bool) -> str:
-        record = self.record(trial_key)
-        if record is not None:
-            return record.quality.verdict
-        attempts = self.attempts(trial_key)
+    def _state(self, trial_key: str, attempts: list[int], active: bool) -> str:
+        """Name the state of a trial without a record."""
         if not attempts:
             return "pending"
         failure = self.failure(trial_key, attempts[-1])
@@ -378,6 +362,10 @@ class Ledger:
     def lock_holder(self) -> str | None:
         """Name the process that runs the sweep now, None if none does."""
         return lease_holder(self.storage) if self.remote else file_lock_holder(self.root / "lock")
+
+
+def _attempts_in(names: list[str]) -> list[int]:
+    return sorted(int(name.removeprefix("attempt-")) for name in names if name.startswith("attempt-"))
 
 
 def _passage(uri: str) -> Path:

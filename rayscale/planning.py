@@ -19,7 +19,7 @@ from rayscale.environment import cache_directory, cpu_name
 from rayscale.record import Record
 from rayscale.segments import run_share
 from rayscale.sharing import run_tokens
-from rayscale.spec import DataSpec, EvalSpec, ResourcesSpec, SweepSpec, SyntheticSpec
+from rayscale.spec import DataSpec, EvalSpec, SweepSpec, SyntheticSpec
 from rayscale.storage import LocalStorage
 from rayscale.training.flops import ModelShape, flops_6nd
 from rayscale.training.outlook import assumed_times, memory_outlook
@@ -175,7 +175,7 @@ def _calibrate(spec: SweepSpec, shape: ModelShape) -> Estimate:
     toy = toy.model_copy(update={"model": spec.model.model_copy(update={"pretrain": None, "distill_from": None})})
     device = _device_of(spec)
     devices = spec.resources.devices if device else 1
-    toy = toy.model_copy(update={"resources": _one_process(spec)})
+    toy = toy.model_copy(update={"resources": spec.resources.alone})  # what several make of it is an estimate
     for module in PRELOAD:  # trials are forked from a process that has these imported
         importlib.import_module(module)
     start = time.monotonic()
@@ -201,12 +201,6 @@ def _calibrate(spec: SweepSpec, shape: ModelShape) -> Estimate:
         + (f", on one GPU and taken to be {devices} times as fast on {devices}" if devices > 1 else ""),
         planned_flops(spec, shape, tokens) / tokens,
     )
-
-
-def _one_process(spec: SweepSpec) -> ResourcesSpec:
-    """One GPU, or one process with all CPUs of a trial: what several make of it is an estimate."""
-    wanted = spec.resources.gpus
-    return spec.resources.model_copy(update={"ranks": 1, "gpus": min(wanted, 1) if isinstance(wanted, int) else wanted})
 
 
 def plan_document(plan: Plan, estimate: Estimate | None, why_not: str | None) -> dict[str, Any]:

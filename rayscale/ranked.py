@@ -227,6 +227,8 @@ def die_with_parent(parent: int) -> None:
 
 def leave() -> None:
     """Leave the meeting of the ranks; all of them must."""
+    if "torch" not in sys.modules:
+        return  # it has met nobody
     from rayscale.training.ranks import part
 
     part()

@@ -41,13 +41,13 @@ def render_plan(document: dict[str, Any]) -> str:
         Text.
     """
     table = Table(box=None, pad_edge=False, header_style="")
-    for name in ("run", "block", "condition", "seed", "trial_key", "tokens", "steps", "FLOPs", "time (estimate)"):
+    for name in ("run", "block", "condition", "seed", "trial_key", "tokens", "steps", "FLOPs", "time (est.)"):
         table.add_column(name, justify="left" if name in ("condition", "trial_key") else "right", no_wrap=True)
     for row in document["trials"]:
         table.add_row(
             str(row["run_order"]),
             str(row["block"]),
-            condition_label(row["condition"]),
+            _short_label(row["condition"]),
             str(row["seed"]),
             row["trial_key"],
             f"{row['tokens']:,}",
@@ -56,6 +56,17 @@ def render_plan(document: dict[str, Any]) -> str:
             format_duration(row["time_s"]) if row["time_s"] is not None else "n/a",
         )
     return to_text(table) + "\n\n" + _render_totals(document["name"], document["totals"])
+
+
+def _short_label(condition: Mapping[str, Any]) -> str:
+    """Name a condition by the last parts of its factors' names, without the tokens if there are other factors.
+
+    The table is 110 columns wide and keys have to be whole; tokens have a column of their own.
+    """
+    others = {name: level for name, level in condition.items() if name != "tokens"} or dict(condition)
+    last = [name.rsplit(".", 1)[-1] for name in others]
+    names = last if len(set(last)) == len(last) else list(others)
+    return ",".join(f"{name}={level}" for name, level in zip(names, others.values(), strict=True))
 
 
 def _render_totals(name: str, totals: dict[str, Any]) -> str:
@@ -139,10 +150,12 @@ def _budget_lines(budget: Mapping[str, Mapping[str, float | None]], currency: st
 
     def amount(name: str, key: str) -> str:
         found, cap = budget[name][key], budget[name]["cap"]
-        text = "an unknown number" if found is None else f"{found:.4g}"
+        if found is None:
+            return f"{units[name]} not known for all of the time" + (f" (cap {cap:g})" if cap is not None else "")
+        text = f"{found:.4g}"
         return f"{text} of {cap:g} {units[name]}" if cap is not None else f"{text} {units[name]} (no cap)"
 
-    shown = [name for name, row in budget.items() if row["spent"] is not None or row["cap"] is not None]
+    shown = [name for name, row in budget.items() if name != "money" or row["spent"] is not None or row["cap"]]
     lines = [f"spent: {', '.join(amount(name, 'spent') for name in shown)}"]
     begun = {name: value for name, row in budget.items() if (value := row["in_progress"])}
     parts = (f"{value:.3g} {units[name]}" for name, value in begun.items())

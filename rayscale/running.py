@@ -112,13 +112,13 @@ def advise(sweep: Path, storage: str | None, address: str | None, environment: M
 class MirrorListener:
     """Passes events on to MLflow."""
 
-    def __init__(self, mirror: GuardedMirror, ledger: Ledger) -> None:
-        """Tell `mirror` what happens in `ledger`."""
-        self._mirror, self._ledger = mirror, ledger
+    def __init__(self, mirror: GuardedMirror) -> None:
+        """Tell `mirror`."""
+        self._mirror = mirror
 
     def started(self, trial_key: str, device: str) -> None:
-        """An attempt starts; its directory is made a moment later, so its number is one more than the last."""
-        self._mirror.trial_started(trial_key, max(self._ledger.attempts(trial_key), default=0) + 1)
+        """An attempt starts; the mirror asks the ledger for its number, which takes a while in an object store."""
+        self._mirror.trial_started(trial_key)
 
     def ended(self, end: AttemptEnd) -> None:
         """An attempt ended."""
@@ -199,7 +199,7 @@ def _run_and_report(
     view = open_view(Progress.from_ledger(plan, ledger), console)
     mirror = GuardedMirror(Mirror(ledger, resolve_uri(ledger, plan.spec.tracking.uri, os.environ)), view.say)
     mirror.ensure_plan(plan)
-    listeners: list[Listener] = [view, MirrorListener(mirror, ledger)]
+    listeners: list[Listener] = [view, MirrorListener(mirror)]
     try:
         summary = run_sweep(plan, ledger, listeners, view.say, address, wait_s)
     finally:

@@ -29,6 +29,9 @@ class Storage(Protocol):
     def write(self, path: str, content: bytes) -> None:
         """Write a file atomically: a reader sees the old content or the new, never a part."""
 
+    def tree(self, path: str) -> list[str]:
+        """Return the paths of all files below a directory, relative to it; an object store tells 1,000 per request."""
+
     def list(self, path: str) -> list[str]:
         """Return the sorted names in a directory, empty if there is none."""
 
@@ -59,6 +62,11 @@ class LocalStorage:
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
+
+    def tree(self, path: str) -> list[str]:
+        """Return the paths of all files below a directory, relative to it; empty if there is none."""
+        top = str(self.root / path)
+        return [os.path.relpath(os.path.join(at, name), top) for at, _, names in os.walk(top) for name in names]
 
     def list(self, path: str) -> list[str]:
         """Return the sorted names in a directory, empty if there is none."""
@@ -116,6 +124,22 @@ class ObjectStorage:
             stream.close()
         except OSError as error:
             raise self._failed("write", path, error) from None
+
+    def tree(self, path: str) -> list[str]:
+        """Return the paths of all objects under a prefix, relative to it; empty if there are none.
+
+        Raises:
+            EnvironmentUnusableError: If the store does not answer or refuses.
+        """
+        from pyarrow.fs import FileSelector, FileType
+
+        files, base = self._open()
+        where = f"{base}/{path}".rstrip("/")
+        try:
+            found = files.get_file_info(FileSelector(where, allow_not_found=True, recursive=True))
+        except OSError as error:
+            raise self._failed("list", path, error) from None
+        return [info.path[len(where) + 1 :] for info in found if info.type == FileType.File]
 
     def list(self, path: str) -> list[str]:
         """Return the sorted names under a prefix, empty if there are none.

@@ -183,6 +183,12 @@ def test_the_budget_counts_what_has_begun_apart(ledger: Ledger, tmp_path: Path) 
     begun, missing = after["kwh"]["in_progress"], before["kwh"]["spent"] - after["kwh"]["spent"]  # type: ignore[operator]
     assert begun == pytest.approx(missing, rel=0.05)
     assert (after["kwh"]["cap"], after["money"]["cap"]) == (2.0, None)
+    running.new_attempt(key)  # the one before was killed without a word
+    assert budget_state(running, plan)["kwh"]["spent"] == pytest.approx(after["kwh"]["spent"] + begun, rel=1e-9)  # type: ignore[operator]
     text = render_status(running, plan, running.status(plan), None, {}, after)
     assert f"{after['kwh']['spent']:.4g} of 2 kWh" in text
+    unknown = {**after, "kwh": {**after["kwh"], "spent": None}}
+    assert "kWh not known for all of the time (cap 2)" in render_status(
+        running, plan, running.status(plan), None, {}, unknown
+    )
     assert "by attempts that have not ended" in text

@@ -23,6 +23,7 @@ FLOORS = {
     "segments": 0,
     "energies": 0,
     "storage": 1,
+    "states": 1,
     "locks": 1,
     "design": 2,
     "ledger": 2,

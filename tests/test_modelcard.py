@@ -10,6 +10,7 @@ import pytest
 import yaml
 from ledgers import example_spec, make_ledger
 
+from rayscale.bibliography import references
 from rayscale.cli import run_command
 from rayscale.ledger import Ledger
 
@@ -79,6 +80,17 @@ def test_references_are_those_of_what_was_used(
     entries = re.findall(r"@\w+\{(\w+),", report(make_ledger(tmp_path, changed), capsys, "--bibtex"))
     assert {"holm1979simple", "pocock1977group"} <= set(entries)
     assert not {"dunn1961multiple", "dwyer2026revisiting", "obrien1979multiple"} & set(entries)
+
+
+def test_fits_forecasts_and_alternatives_are_cited() -> None:
+    treatments = {"full": {}, "lora": {"train.lora_rank": 8}, "taught": {"model.distill_from.tokens": 1000}}
+    design = {"factors": {"tokens": [12_500]}, "treatments": treatments, "repetitions": 2}
+    keys = {one.key for one in references(example_spec(2, design=design), {"scaling": {"E": 1.7}})}
+    assert {"hoffmann2022training", "hu2021lora", "hinton2015distilling"} <= keys
+    assert "lu2025race" not in keys
+    with_kappa = {one.key for one in references(example_spec(2), {"forecast": {"kappa": 0.15}})}
+    assert "lu2025race" in with_kappa
+    assert not {"hoffmann2022training", "hu2021lora", "hinton2015distilling"} & with_kappa
 
 
 def test_braces_are_balanced_and_a_file_is_written(green: Ledger, tmp_path: Path) -> None:

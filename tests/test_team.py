@@ -72,9 +72,8 @@ def test_a_trial_that_never_comes_back_is_ended_by_force() -> None:
 def start_alone(tmp_path: Path, text: str) -> subprocess.Popen[str]:
     (tmp_path / "two.yaml").write_text(text.replace("gpus: 0, cpus: 1", "gpus: 0, ranks: 2, cpus: 2"), encoding="utf-8")
     command = [sys.executable, "-m", "rayscale.trial", "--sweep", str(tmp_path / "two.yaml"), "--tokens", "1024"]
-    return subprocess.Popen(
-        [*command, "--out", str(tmp_path / "out")], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
-    )
+    out = ["--out", str(tmp_path / "out")]
+    return subprocess.Popen([*command, *out], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def listening(pids: list[int]) -> set[str]:
@@ -108,17 +107,17 @@ def test_two_ranks_without_ray_listen_on_loopback_only_and_leave_one_record(tmp_
     assert seen == {"0100007F"}  # 127.0.0.1: the ranks do meet there, and nowhere else
     record = Record.from_json((tmp_path / "out" / "record.json").read_text(encoding="utf-8"))
     assert (record.training.world_size, record.training.trained_tokens, len(record.device.ranks)) == (2, 1024, 2)
-    assert not list(Path(os.environ.get("TMPDIR", "/tmp")).glob(f"rayscale-ranks-*/{process.pid}"))
 
 
-def test_a_killed_trial_without_ray_leaves_nobody(tmp_path: Path) -> None:
-    process = start_alone(tmp_path, TINY.replace("idle: 40ms", "idle: 60s"))
-    deadline = time.monotonic() + 60
-    children: list[int] = []
-    while len(children) < 2 and time.monotonic() < deadline:  # the sampler and rank 1
-        children = children_of(process.pid)
-        time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.communicate()
-    assert len(children) == 2
-    assert gone(children)
+def test_a_rank_in_an_interpreter_of_its_own_ends_with_its_trial() -> None:
+    code = "import time\nfrom rayscale.ranked import spawned_rank\nrank, pipe = spawned_rank()\n"
+    code += "print(rank.pid, flush=True)\ntime.sleep(600)"
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        rank = int(process.stdout.readline())
+        deadline = time.monotonic() + 30
+        while "libc" not in Path(f"/proc/{rank}/maps").read_text(encoding="utf-8") and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert Path(f"/proc/{rank}").exists()
+        process.send_signal(signal.SIGKILL)
+    assert gone([rank], within_s=30)

@@ -21,6 +21,7 @@ from rayscale.analysis.accounting import (
     part_tree,
 )
 from rayscale.analysis.rates import Rates, bill, bill_tree
+from rayscale.analysis.returns_text import label_words
 from rayscale.record import Record
 
 Tree = dict[str, Any]
@@ -168,7 +169,7 @@ def _row(label: str, row: Tree) -> str:
     energy = _show(row["energy_kwh"]) + (f" +- {row['bound_kwh']:.2g}" if row["bound_kwh"] is not None else "")
     train = row["parts"].get("train", {}).get("energy_kwh")
     return (
-        f"{label[:33]:<34}{row['trials']:>7}{row['flops']['training']:>11.3g}{row['device_hours']:>11.4g}"
+        f"{label_words(label)[:33]:<34}{row['trials']:>7}{row['flops']['training']:>11.3g}{row['device_hours']:>11.4g}"
         f"{energy:>23}{_show(train):>14}"
     )
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -345,50 +344,3 @@ def _optimum(
 
 MIN_WITH_OPTIMUM = 0.975
 """Share of the refits that must have an optimum: with fewer its 95 % interval is open."""
-SWEEP_RESAMPLES = 200
-"""Bootstrap refits within an analysis; `rayscale fit` makes more."""
-
-
-SIZE_FACTORS = ("model.config.", "model.preset")
-"""Factors beside `tokens` whose levels may differ by the model's size alone."""
-
-
-def sweep_scaling(frame: pandas.DataFrame, name: str, factors: Sequence[str] = ()) -> dict[str, Any] | None:
-    """Fit a sweep in which the token count varies, and with it the model's size or nothing else.
-
-    Args:
-        frame: One row per accepted trial (`ledger_frame`).
-        name: Name of the sweep, for messages.
-        factors: Its varied factors; one that is neither `tokens` nor a model's size changes the loss by other ways than
-            N and D, so that no law is fitted.
-
-    Returns:
-        The document of `fit_frame`: the surface where both take at least `MIN_VALUES` values; where the model has one
-        size a power law in D, from one value more on, since three would fit any law; None where neither, or nothing can
-        be fitted.
-    """
-    others = [factor for factor in factors if factor != "tokens"]
-    if not all(factor.startswith(SIZE_FACTORS) for factor in others):
-        return None
-    sizes, budgets = frame["params"].nunique(), frame["trained_tokens"].nunique()
-    if min(sizes, budgets) < MIN_VALUES and (sizes > 1 or others or budgets <= MIN_VALUES):
-        return None
-    usable = frame[frame["eval_loss"].notna()].reset_index(drop=True)
-    request = FitRequest("eval_loss", "params", "trained_tokens", run=run_column(usable), resamples=SWEEP_RESAMPLES)
-    try:
-        return fit_frame(usable, request, name)
-    except InputError:
-        return None  # `rayscale fit` says why
-
-
-def run_column(frame: pandas.DataFrame) -> str | None:
-    """Name the column that says which rows are one run: the budgets that share a trunk are its checkpoints.
-
-    Args:
-        frame: One row per trial (`ledger_frame`).
-
-    Returns:
-        The repetition where trunks are shared, the coarsest true answer; None where every trial is a run.
-    """
-    shared = "shared_prefix" in frame.columns and frame["shared_prefix"].fillna(value=False).astype(bool).any()
-    return "repetition" if shared else None

@@ -7,6 +7,7 @@ the trials span beside the one that the forecast reaches.
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping
 from typing import Any
 
@@ -14,6 +15,8 @@ from rayscale.analysis.forecast_tree import Kappa, family, forecast_document, ka
 from rayscale.spec import ForecastSpec
 
 Tree = dict[str, Any]
+
+WIDTH = 100
 
 PLAN_KEYS = ("gamma", "R", "log10_compute_multiple", "limit", "years_to_target", "gamma_for_target", "fleets")
 SHARED_KEYS = (
@@ -81,15 +84,26 @@ def forecast_text(tree: Mapping[str, Any]) -> str:
         return f"no relative-loss forecast: {tree['why_not']}"
     low, high = tree["kappa_ci95"]
     years, target = f"{tree['years']:g}", f"{tree['target']:g}"
-    lines = [
+    kappa = (
         f"kappa = {tree['kappa_formula']} = {tree['kappa']:.4g} (95% CI {low:.4g} to {high:.4g}), from the "
-        f"{tree['kappa_source']}; for {tree['applies_to']}, compute spent on {tree['compute_spent_on']}",
-        f"{'gamma (doublings/yr)':>20}{f'R after {years} yr':>30}{f'years to R = {target}':>34}",
-    ]
-    lines += [_row(plan) for plan in tree["plans"]]
+        f"{tree['kappa_source']}; for {tree['applies_to']}, compute spent on {tree['compute_spent_on']}"
+    )
+    head = f"{'gamma (doublings/yr)':>20}{f'R after {years} yr':>30}{f'years to R = {target}':>34}"
     needed = _ends(tree["gamma_for_target"], tree["gamma_for_target_ci95"])
+    lines = [*textwrap.wrap(kappa, WIDTH), "", head, *(_row(plan) for plan in tree["plans"]), ""]
     lines.append(f"to reach R = {target} within {years} years takes gamma = {needed}")
-    return "\n".join([*lines, *(f"- {note}" for note in tree["notes"])])
+    lines.append(_fleets(tree["plans"][-1]))
+    notes = (textwrap.wrap(note, WIDTH, initial_indent="- ", subsequent_indent="  ") for note in tree["notes"])
+    return "\n".join([*lines, *(line for note in notes for line in note)])
+
+
+def _fleets(plan: Mapping[str, Any]) -> str:
+    fleets = plan["fleets"]
+    ahead = "never ahead" if fleets["overtaken"] is None else f"ahead after {fleets['overtaken']:.4g} years"
+    return (
+        f"the same energy at gamma {plan['gamma']:g}: front-loaded within {fleets['spend_years']:g} years R = "
+        f"{fleets['front_loaded']:.4g}, spent evenly R = {fleets['even']:.4g} ({ahead})"
+    )
 
 
 def _row(plan: Mapping[str, Any]) -> str:

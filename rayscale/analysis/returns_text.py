@@ -5,6 +5,8 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from rayscale.quantities import format_count
+
 WIDTH = 100
 
 Tree = dict[str, Any]
@@ -32,6 +34,26 @@ def returns_text(tree: Tree) -> str:
     return "\n".join(lines).rstrip()
 
 
+def label_words(label: str) -> str:
+    """Write a condition's label as people read it.
+
+    Args:
+        label: `50000`, `lora`, or `tokens=50000,model.config.hidden_size=16`.
+
+    Returns:
+        `50K`, `lora`, or `50K, hidden_size 16`.
+    """
+    if label.isdigit():
+        return format_count(int(label))
+    parts = [part.partition("=") for part in label.split(",")]
+    if not all(equals for _, equals, _ in parts):
+        return label
+    return ", ".join(
+        format_count(int(level)) if name == "tokens" and level.isdigit() else f"{name.rsplit('.', 1)[-1]} {level}"
+        for name, _, level in parts
+    )
+
+
 def _wrap(sentence: str) -> list[str]:
     return textwrap.wrap(sentence, WIDTH, initial_indent="  ", subsequent_indent="    ")
 
@@ -53,7 +75,7 @@ def front_word(point: Tree) -> str:
 
 def _point_line(label: str, point: Tree) -> str:
     return (
-        f"{label[:31]:<32}{point['loss']:>9.4f}{point['resource']:>12.4g}{front_word(point):>10}"
+        f"{label_words(label)[:31]:<32}{point['loss']:>9.4f}{point['resource']:>12.4g}{front_word(point):>10}"
         f"{point['front_share']:>8.2f}"
     )
 
@@ -70,7 +92,7 @@ def step_sentences(found: Tree, name: str) -> list[str]:
     """
     sentences = []
     for pair, step in found["steps"].items():
-        lower, upper = pair.split("|", 1)
+        lower, upper = (label_words(end) for end in pair.split("|", 1))
         price = f"{step['spent']:.4g} {found['unit']} more {shown(name)}"
         text = f"from {lower} to {upper}: {step['gain_nats']:.4g} nats for {price}"
         if step["return"] is None:
@@ -91,4 +113,5 @@ def purchase_sentence(row: Tree) -> str:
     if row["label"] is None:
         return f"{amount} pays for no condition of this sweep"
     doubt = "" if row["sure"] else " on average; its interval reaches beyond the amount"
-    return f"{amount} buys {row['label']} (held-out loss {row['loss']:.4f}; it takes {row['takes']:.4g}){doubt}"
+    takes = f"held-out loss {row['loss']:.4f}; it takes {row['takes']:.4g}"
+    return f"{amount} buys {label_words(row['label'])} ({takes}){doubt}"

@@ -24,6 +24,7 @@ from rayscale.energy.sumtrace import finish_traces
 from rayscale.errors import EnvironmentUnusableError, InputError, RayscaleError
 from rayscale.spec import EnergySpec
 
+_PARENT_CHECK_S = 1.0
 _STOP_TIMEOUT_S = 30.0
 
 
@@ -171,10 +172,10 @@ def main(arguments: list[str]) -> int:
 
 def _serve(sampler: SamplerGroup, parent: int) -> None:
     """Follow the parent's words until `stop`, the end of input, or the parent's death."""
-    buffered, life = b"", os.pidfd_open(parent)
+    buffered = b""
     while os.getppid() == parent:
-        ready, _, _ = select.select([0, life], [], [])
-        if 0 not in ready:
+        ready, _, _ = select.select([0], [], [], _PARENT_CHECK_S)
+        if not ready:
             continue
         chunk = os.read(0, 4096)
         *lines, buffered = (buffered + chunk).split(b"\n")

@@ -26,8 +26,8 @@ from rayscale.energy.stream import TraceWriter
 from rayscale.energy.trace import TraceMeta, finalize
 from rayscale.errors import EnvironmentUnusableError, RayscaleError
 
-FLUSH_S = 0.95
-"""Oldest age of a poll that is not on disk yet: below one second, with what the writing takes."""
+FLUSH_S = 0.85
+"""Oldest age of a poll that is not on disk yet; a busy machine may add to it and it is still below one second."""
 SLOW_VALUES_KEEP_S = 5.0
 """How long `last` shows a temperature; a sensor that stopped answering is not shown for ever."""
 ROUNDING = 1e-6

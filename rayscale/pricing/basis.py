@@ -81,8 +81,8 @@ def earlier_records(storage: str | Path, plan: Plan, fits: Callable[[str], bool]
         try:
             known = Ledger(join(storage, name)).records()
             records = [one for one in known if fits(one.device.name) and one.device.count == devices]
-        except InputError:
-            continue  # no ledger, or one that cannot be read: it prices nothing
+        except (InputError, OSError):
+            continue  # no ledger (mlflow.db lies beside them), or one that cannot be read: it prices nothing
         if records:
             own = name == plan.spec.name
             found.append((-1.0 if own else _distance(records, wanted), records))
@@ -90,8 +90,11 @@ def earlier_records(storage: str | Path, plan: Plan, fits: Callable[[str], bool]
 
 
 def _flops_per_token(plan: Plan) -> float | None:
-    flops = trial_flops(plan.trials[0])
-    return None if flops is None else flops / plan.trials[0].tokens
+    """Median over the conditions: sizes may be one of the factors."""
+    block = plan.blocks()[0]
+    flops = [trial_flops(trial) for trial in block]
+    known = [number / trial.tokens for number, trial in zip(flops, block, strict=True) if number is not None]
+    return statistics.median(known) if len(known) == len(block) else None
 
 
 def _distance(records: list[Record], wanted: float | None) -> float:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayscale.analysis.accounting import PURPOSE_NAMES, PURPOSES
-from rayscale.analysis.returns_text import front_word, shown, step_sentences
+from rayscale.analysis.returns_text import front_word, label_words, shown, step_sentences
 from rayscale.quantities import format_count
 from rayscale.report.cells import Cell, Table, assemble, number_column
 from rayscale.report.figures import ReportFigure
@@ -69,26 +69,6 @@ def returns_section(data: ReportData) -> Section | None:
     short = "energy" in named and len(named["energy"]["steps"]) <= MOST_STEPS
     sentences = _returns(named["energy"], "energy") if short else []
     return Section("returns", "What the loss cost", sentences, figures, [*tables, *_marginal_tables(named)], notes)
-
-
-def label_words(label: str) -> str:
-    """Write a condition's label as people read it.
-
-    Args:
-        label: `50000`, `lora`, or `tokens=50000,model.config.hidden_size=16`.
-
-    Returns:
-        `50K`, `lora`, or `50K, hidden_size 16`.
-    """
-    if label.isdigit():
-        return format_count(int(label))
-    parts = [part.partition("=") for part in label.split(",")]
-    if not all(equals for _, equals, _ in parts):
-        return label
-    return ", ".join(
-        format_count(int(level)) if name == "tokens" and level.isdigit() else f"{name.rsplit('.', 1)[-1]} {level}"
-        for name, _, level in parts
-    )
 
 
 def _named_steps(steps: Tree) -> dict[str, Any]:

@@ -158,6 +158,12 @@ class ResourcesSpec(Section):
         return isinstance(self.gpus, int) and self.gpus > 0
 
     @property
+    def alone(self) -> ResourcesSpec:
+        """The same for one process on one device."""
+        gpus = min(self.gpus, 1) if isinstance(self.gpus, int) else self.gpus
+        return self.model_copy(update={"ranks": 1, "gpus": gpus})
+
+    @property
     def devices(self) -> int:
         """Devices that a trial occupies: its GPUs, or the one CPU that its ranks share."""
         return self.world if self.needs_gpus else 1

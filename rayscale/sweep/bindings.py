@@ -43,8 +43,9 @@ class BlockKeeper:
     def blocks_begun(self) -> dict[int, str]:
         """Return block -> device of the unfinished blocks that belong to one."""
         begun: dict[int, str] = {}
+        stored = self._stored()
         for block in self._plan.blocks():
-            records = [record for record in map(self._record, block) if record is not None]
+            records = [stored[trial.trial_key] for trial in block if trial.trial_key in stored]
             firm = [found["device"] for found in map(binding_of, records) if found.get("by") in FIRM]
             if firm and len(records) < len(block):
                 begun[block[0].block] = firm[-1]
@@ -52,9 +53,9 @@ class BlockKeeper:
 
     def blocks_done(self) -> list[str]:
         """Return the device of every finished block, as often as it did one."""
-        done = []
+        done, stored = [], self._stored()
         for block in self._plan.blocks():
-            last = self._record(block[-1])
+            last = stored.get(block[-1].trial_key)
             if last is not None and binding_of(last):
                 done.append(str(binding_of(last)["device"]))
         return done
@@ -84,6 +85,9 @@ class BlockKeeper:
             count = f"{len(finished)} finished trial{'s' if len(finished) > 1 else ''}"
             self._say(f"block {block}: {device} is gone; {count} set aside, the block is done again elsewhere")
         return trials
+
+    def _stored(self) -> dict[str, Record]:
+        return {record.trial_key: record for record in self._ledger.records(self._plan)}
 
     def _record(self, trial: Trial) -> Record | None:
         return self._ledger.record(trial.trial_key)

@@ -20,7 +20,7 @@ from rayscale.analysis.rates import Rates, amounts, rates_of
 from rayscale.design import Plan, condition_label
 from rayscale.errors import RayscaleError
 from rayscale.ledger import Ledger
-from rayscale.planning import Estimate, estimate_by_calibration
+from rayscale.planning import Estimate, estimate_by_calibration, plan_document
 from rayscale.sharing import run_tokens
 from rayscale.spec import SweepSpec
 from rayscale.sweep.stopping import Stopping
@@ -122,8 +122,11 @@ class BudgetStopping:
         estimate = self._estimate(self._plan.spec)
         if estimate is None:
             return None
-        run = run_tokens(self._plan)
-        return add_parts(_estimated(run[trial.trial_key], estimate) for trial in self._plan.blocks()[0])
+        document = plan_document(self._plan, estimate, None)
+        block = self._plan.trials[0].block
+        seconds = [row["time_s"] for row in document["trials"] if row["block"] == block]
+        made = document["totals"]["beforehand"]["time_s"]  # by the trials that need such models first
+        return add_parts(_estimated(one, estimate) for one in [*seconds, made])
 
 
 def _next_block(plan: Plan, accepted: Mapping[str, Part]) -> Part:
@@ -156,10 +159,10 @@ def _times(part: Part, factor: float) -> Part:
     return Part(part.seconds * factor, part.energy_j * factor, 0.0, part.unknown_s * factor, part.unbounded_s * factor)
 
 
-def _estimated(tokens: int, estimate: Estimate) -> Part:
+def _estimated(seconds: float, estimate: Estimate) -> Part:
     """Reckon a trial before any has ended; all of it at the power of training, which is too much."""
-    seconds = estimate.trial_s(tokens) * MARGIN
-    return Part.of(seconds, None if estimate.watts is None else seconds * estimate.watts, 0.0)
+    most = seconds * MARGIN
+    return Part.of(most, None if estimate.watts is None else most * estimate.watts, 0.0)
 
 
 def _calibrate(spec: SweepSpec) -> Estimate | None:

@@ -247,7 +247,8 @@ def _check_same_corpus(prepared: dict[str, PreparedData], ledger: Ledger) -> Non
 
 def _close_open_attempts(left: list[Trial], ledger: Ledger, detail: str) -> None:
     """Give every attempt that nobody works on any more its reason."""
-    for trial in left:
+    begun = ledger.begun()
+    for trial in (trial for trial in left if trial.trial_key in begun):
         for attempt in ledger.attempts(trial.trial_key):
             if ledger.failure(trial.trial_key, attempt) is None:
                 failure = Failure(INTERRUPTED, detail, datetime.now(UTC).isoformat())

@@ -27,7 +27,7 @@ class MirrorLike(Protocol):
     def ensure_plan(self, plan: Plan) -> None:
         """Show the plan."""
 
-    def trial_started(self, trial_key: str, attempt: int) -> None:
+    def trial_started(self, trial_key: str, attempt: int | None = None) -> None:
         """Show a trial as running."""
 
     def trial_finished(self, trial_key: str) -> None:
@@ -95,12 +95,12 @@ class GuardedMirror:
         """
         self._tasks.put(_Task(lambda: self._mirror.ensure_plan(plan)))
 
-    def trial_started(self, trial_key: str, attempt: int) -> None:
+    def trial_started(self, trial_key: str, attempt: int | None = None) -> None:
         """Show a trial as running.
 
         Args:
             trial_key: The trial.
-            attempt: Number of the attempt.
+            attempt: Number of the attempt; None lets the mirror ask the ledger, in its own thread.
         """
         self._tasks.put(_Task(lambda: self._mirror.trial_started(trial_key, attempt)))
 

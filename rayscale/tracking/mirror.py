@@ -60,6 +60,7 @@ class Mirror:
         self._given_uri = uri
         self._runs: RunStore | None = None
         self._plan: Plan | None = None
+        self._trials: dict[str, Trial] = {}
 
     @property
     def ledger(self) -> Ledger:
@@ -80,25 +81,27 @@ class Mirror:
         Args:
             plan: The plan.
         """
-        self._plan = plan
+        self._know(plan)
         with self._store() as store:
             states = self._states(plan, active=False)
             self._put_parent(store, plan, states, "RUNNING", with_files=False)
+            self._put_planned(store, plan, states)
             for trial in plan.trials:
                 self._put_trial(store, plan, trial, states[trial.trial_key])
 
-    def trial_started(self, trial_key: str, attempt: int) -> None:
+    def trial_started(self, trial_key: str, attempt: int | None = None) -> None:
         """Show a trial as running.
 
         Args:
             trial_key: The trial.
-            attempt: Number of the attempt.
+            attempt: Number of the attempt; None: the one that the ledger shows, or will show in a moment.
         """
         plan = self._known_plan()
-        trial = _find(plan, trial_key)
+        trial = self._trials.get(trial_key)
         with self._store() as store:
-            state = replace(trial_state(self._ledger, trial_key, active=True), attempts=attempt)
-            if trial is not None and state.record is None and attempt not in state.failures:
+            found = trial_state(self._ledger, trial_key, active=True)
+            state = replace(found, attempts=_open_attempt(found) if attempt is None else attempt)
+            if trial is not None and state.record is None and state.attempts not in state.failures:
                 running = replace(state, status="RUNNING")
                 self._put_trial(store, plan, trial, running, start_ms=round(time.time() * 1000))
 
@@ -109,7 +112,7 @@ class Mirror:
             trial_key: The trial.
         """
         plan = self._known_plan()
-        trial = _find(plan, trial_key)
+        trial = self._trials.get(trial_key)
         with self._store() as store:
             if trial is not None:
                 self._put_trial(store, plan, trial, trial_state(self._ledger, trial_key, active=True))
@@ -157,7 +160,7 @@ class Mirror:
             InputError: If there is no ledger.
             EnvironmentUnusableError: If MLflow cannot be reached.
         """
-        plan = self._plan = self._ledger.read_plan()
+        plan = self._know(self._ledger.read_plan())
         active = self._ledger.lock_holder() is not None
         with self._store(reload=True) as store:
             states = self._states(plan, active)
@@ -183,8 +186,12 @@ class Mirror:
 
     def _known_plan(self) -> Plan:
         if self._plan is None:
-            self._plan = self._ledger.read_plan()
+            return self._know(self._ledger.read_plan())
         return self._plan
+
+    def _know(self, plan: Plan) -> Plan:
+        self._plan, self._trials = plan, {trial.trial_key: trial for trial in plan.trials}
+        return plan
 
     def _states(self, plan: Plan, active: bool) -> dict[str, TrialState]:
         stopped = self._ledger.stopped(plan)
@@ -201,6 +208,12 @@ class Mirror:
         self, store: RunStore, plan: Plan, states: Mapping[str, TrialState], status: RunStatus, with_files: bool
     ) -> Change:
         return store.put(parent_content(self._ledger, plan, states, status, with_files))
+
+    def _put_planned(self, store: RunStore, plan: Plan, states: Mapping[str, TrialState]) -> None:
+        """Make the runs of trials that nobody has begun, all at once where the store lets us."""
+        planned = [trial for trial in plan.trials if states[trial.trial_key].status == "SCHEDULED"]
+        contents = [trial_content(self._ledger, trial, states[trial.trial_key], plan.spec) for trial in planned]
+        store.put_planned(contents, self._parent_id(store, plan))
 
     def _put_trial(
         self, store: RunStore, plan: Plan, trial: Trial, state: TrialState, start_ms: int | None = None
@@ -223,5 +236,6 @@ class Mirror:
         return [store.put(content, parent) for content in summary_contents(plan, tree, max(ends))]
 
 
-def _find(plan: Plan, trial_key: str) -> Trial | None:
-    return next((trial for trial in plan.trials if trial.trial_key == trial_key), None)
+def _open_attempt(state: TrialState) -> int:
+    """Number the attempt that runs: the last one, or the next if that has ended or none was made yet."""
+    return state.attempts + (state.attempts == 0 or state.attempts in state.failures)

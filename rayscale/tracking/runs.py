@@ -11,7 +11,7 @@ import itertools
 import sqlite3
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -29,6 +29,7 @@ from rayscale.tracking.content import (
     RunContent,
     StoredFile,
 )
+from rayscale.tracking.scheduled import copy_run, is_plain
 from rayscale.tracking.store import database_file
 
 if TYPE_CHECKING:
@@ -159,6 +160,26 @@ class RunStore:
         self._client.set_tag(known.run_id, DIGEST_TAG, content.digest)
         known.digest = content.digest
         return change
+
+    def put_planned(self, contents: Sequence[RunContent], parent: str) -> None:
+        """Make the runs of planned trials; those that are there already, or hold more than a plan, are left alone.
+
+        Args:
+            contents: The trials' contents.
+            parent: Id of the parent run.
+        """
+        new = [one for one in contents if is_plain(one) and (one.kind, one.key) not in self._runs]
+        file = database_file(self.uri)
+        if file is None or len(new) < 2:
+            return  # `put` makes them one by one
+        self.put(new[0], parent)
+        try:
+            copies = copy_run(file, self._runs[new[0].kind, new[0].key].run_id, new[1:])
+        except sqlite3.Error:
+            return  # so it does where MLflow's tables have changed
+        for content, copy in zip(new[1:], copies, strict=True):
+            known = KnownRun(copy.run_id, content.digest, copy.start_ms, None, set(content.params))
+            self._runs[content.kind, content.key] = known
 
     def attach(self, run_id: str, files: tuple[StoredFile, ...]) -> None:
         """Store files of a run; a file of the same name is replaced.

@@ -84,13 +84,19 @@ class Head:
         return result
 
     @contextlib.contextmanager
-    def by_hand(self, sweep: str) -> Iterator[subprocess.Popen[str]]:
-        """Run a sweep on the cluster as one does who sits at the head, without submitting it."""
+    def by_hand(self, sweep: str, *, private: bool = False) -> Iterator[subprocess.Popen[str]]:
+        """Run a sweep on the cluster as one does who sits at the head, without submitting it.
+
+        With `private`, its storage is a disk that only this process sees (needs root).
+        """
+        storage = self.directory / "by-hand"
+        storage.mkdir(exist_ok=True)
+        mount = ["unshare", "-m", "sh", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(storage)] if private else []
         environment = {**os.environ, "HOME": str(self.directory / "home"), "RAYSCALE_CACHE": f"{self.directory}/cache"}
         environment |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
         command = [str(Path(sys.executable).with_name("rayscale")), "run", sweep, "--address", f"127.0.0.1:{self.port}"]
         with subprocess.Popen(
-            [*command, "--storage", str(self.directory / "by-hand")],
+            [*mount, *command, "--storage", str(storage)],
             env=environment,
             cwd=self.directory,
             stderr=subprocess.PIPE,
@@ -148,6 +154,7 @@ worker_start_ray_commands:
     python -m loopback_ray start --address=127.0.0.1:{port} --disable-usage-stats
     --node-ip-address=127.0.0.1 --min-worker-port=0 --max-worker-port=0
     --num-cpus=3 --resources="$(rayscale node-resources --host test)" --object-store-memory=100000000
+    --temp-dir={directory}/ray-worker
 """
 """cluster.yaml on this machine: its provider makes directories, and every port is free and on loopback."""
 

@@ -35,7 +35,7 @@ def marked(node: str) -> list[int]:
 
 def end(node: str) -> None:
     """End the processes of a node, the stubborn ones too."""
-    for sign, wait_s in ((signal.SIGTERM, 3.0), (signal.SIGKILL, 5.0)):
+    for sign, wait_s in ((signal.SIGTERM, 1.0), (signal.SIGKILL, 5.0)):
         for pid in marked(node):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, sign)

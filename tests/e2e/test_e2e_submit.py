@@ -6,6 +6,7 @@ One keeps its ledger in a bucket (a real S3 API on loopback, credentials in the 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import time
 from collections.abc import Iterator
@@ -186,6 +187,7 @@ def check_run_by_hand(head: Head, holder: str) -> None:
             if line.startswith("waiting for"):
                 run.terminate()
         assert run.wait(30) == 130, said
+    head.said += said
     assert f"waiting for {holder}, which has the cluster\n" in said
     assert said[-1].startswith("stopped: 0 of 4 trials are completed and kept. Continue with: rayscale run three.yaml")
 
@@ -213,8 +215,20 @@ def test_a_finished_sweep_submitted_again_does_nothing(lab: Lab, head: Head) -> 
     ]
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="a disk that only one process sees needs root")
+def test_a_disk_that_the_nodes_do_not_see_is_refused(head: Head) -> None:
+    with head.by_hand("three.yaml", private=True) as run:
+        _, stderr = run.communicate(timeout=120)
+    head.said.append(stderr)
+    assert run.returncode == 3, stderr
+    assert "Traceback" not in stderr
+    last = stderr.splitlines()[-1]
+    assert last.startswith(f"{head.directory}/by-hand/three: node ")
+    assert "does not see this directory; expected --storage s3://" in last
+
+
 def test_only_what_the_sweep_names_was_sent(head: Head) -> None:
-    unpacked = list((head.directory / "ray").rglob("working_dir_files/_ray_pkg_*/rayscale-sweep"))
+    unpacked = list(head.directory.rglob("working_dir_files/_ray_pkg_*/rayscale-sweep"))
     assert unpacked
     for directory in unpacked:
         sweeps = {path.name for path in directory.glob("*.yaml")}

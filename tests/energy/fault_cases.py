@@ -70,7 +70,7 @@ def _interrupted(directory: Path, signals: list[int], pause_s: float) -> Outcome
     sampler = SamplerProcess(_ESTIMATED, "cpu:0@here", os.getpid(), directory)
     sampler.start()
     start = time.monotonic()
-    time.sleep(1.0)  # the first polls are on disk after 0.8 s
+    time.sleep(1.0)  # the first polls are on disk after 0.85 s
     for number in signals:
         os.kill(sampler.pid or 0, number)
         time.sleep(pause_s if number != signal.SIGCONT else 0.3)

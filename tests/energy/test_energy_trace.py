@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rayscale.energy.layout import PARQUET, STREAM, batch_of, last_in, parse_stream, schema_of
+from rayscale.energy.reader import Reading
 from rayscale.energy.stream import TraceWriter
 from rayscale.energy.trace import Trace, TraceMeta, finalize, last_reading, read_trace
 from rayscale.errors import InputError
@@ -38,6 +39,39 @@ def same(one: Trace, other: Trace) -> bool:
     columns = ("t", "power_w", "instant_w", "energy_j", "temperature_c", "sm_clock_mhz", "latency_s")
     equal = all(np.array_equal(getattr(one, name), getattr(other, name), equal_nan=True) for name in columns)
     return equal and one.throttle.tolist() == other.throttle.tolist() and one.meta == other.meta
+
+
+NUMBER = st.none() | st.floats(allow_nan=False)
+WORDS = st.none() | st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
+
+
+@given(
+    st.lists(
+        st.builds(
+            Reading,
+            t=st.floats(allow_nan=False),
+            power_w=NUMBER,
+            instant_w=NUMBER,
+            energy_j=NUMBER,
+            temperature_c=NUMBER,
+            sm_clock_mhz=NUMBER,
+            throttle=WORDS,
+            latency_s=st.floats(0.0, 1.0),
+            others=WORDS,
+            fault=WORDS,
+            counter_slack_s=NUMBER,
+        ),
+        min_size=1,
+        max_size=20,
+    )
+)
+def test_a_batch_holds_every_value_and_every_missing_one(rows: list[Reading]) -> None:
+    batch = batch_of(rows, schema_of(meta()))
+    batch.validate(full=True)
+    assert [Reading(**row) for row in batch.to_pylist()] == rows
+    _, (read,), _ = parse_stream(batch.schema.serialize().to_pybytes() + batch.serialize().to_pybytes())
+    assert read.to_pylist() == batch.to_pylist()
+    assert [column.null_count for column in read.columns] == [column.null_count for column in batch.columns]
 
 
 def test_stream_and_parquet_hold_the_same_trace(tmp_path: Path) -> None:

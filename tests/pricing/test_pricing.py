@@ -68,7 +68,7 @@ def distilling(**teacher: object) -> Plan:
 
 
 def test_a_teacher_and_its_training_are_priced() -> None:
-    """Forward passes of the teacher in `train`, its own training once for all trials, neither in further repetitions."""
+    """Its forward passes in `train`; its own training once for all trials, and not again in further repetitions."""
     shape = {"tokens": 40_000, "config.hidden_size": 256}
     plan = distilling(**shape)
     taught = next(trial for trial in plan.trials if trial.condition["treatment"] == "taught")
@@ -191,6 +191,14 @@ def test_an_earlier_ledger_is_preferred_and_prices_itself(a100: Ledger) -> None:
     assert price.seconds["train"].typical == pytest.approx(parts["train"].seconds, rel=0.02)
     assert price.joules is not None
     assert price.joules.low * 0.95 < account_ledger(a100, plan).sweep.total.energy_j < price.joules.high * 1.05
+
+
+def test_what_lies_beside_ledgers_is_passed_over(a100: Ledger) -> None:
+    """A first run leaves mlflow.db there."""
+    beside = a100.root.parent / "mlflow.db"
+    beside.write_bytes(b"SQLite format 3")
+    (a100.root.parent / "mlartifacts").mkdir(exist_ok=True)
+    assert len(earlier_records(a100.root.parent, a100.read_plan(), lambda name: "A100" in name)) == 12
 
 
 def test_ledgers_of_other_hardware_are_not_taken(a100: Ledger) -> None:

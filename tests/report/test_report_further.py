@@ -12,9 +12,9 @@ import pytest
 from ledgers import example_spec, make_ledger
 
 from rayscale.analysis.fit_text import render_fit
-from rayscale.analysis.fitted import SWEEP_RESAMPLES, sweep_scaling
 from rayscale.analysis.forecast import forecast, years_to_target
 from rayscale.analysis.forecast_sweep import sweep_forecast
+from rayscale.analysis.scaling_sweep import SWEEP_RESAMPLES, sweep_scaling
 from rayscale.analyzing import analyze_ledger, render_tree
 from rayscale.cli import run_command
 from rayscale.design import plan_sweep

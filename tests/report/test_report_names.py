@@ -11,9 +11,10 @@ import pytest
 from ledgers import example_spec, make_ledger
 
 from rayscale.analysis.details import test_details as details_of_tests
+from rayscale.analysis.returns_text import label_words
 from rayscale.analysis.sentences import descriptive_sentence
 from rayscale.analyzing import analyze_ledger
-from rayscale.report.accounting_section import label_words, returns_section
+from rayscale.report.accounting_section import returns_section
 from rayscale.report.build import render
 from rayscale.report.figures import against
 from rayscale.report.gather import ReportData, gather

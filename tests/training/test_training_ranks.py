@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from training_helpers import tiny_session, tiny_spec
-from training_rank import train_rank
+from training_rank import rank_spec, train_rank
 
 from rayscale.sweep.forkserver import ForkServer
 from rayscale.training.feed import Feed, stream_gather
@@ -34,13 +34,13 @@ SETTINGS = [
     {"micro_batch_size": 1},
     {"micro_batch_size": 2, "grad_clip": None},
     {"micro_batch_size": 1, "parallel": "fsdp"},
-    {"parallel": "fsdp", "grad_clip": None},
+    {"parallel": "fsdp", "grad_clip": None, "checkpointing": True},
 ]
 
 
 @pytest.mark.parametrize("train", SETTINGS)
 def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path, forks: ForkServer, train: dict[str, Any]) -> None:
-    alone = tiny_session(tmp_path, tiny_spec(train=train), TOKENS)
+    alone = tiny_session(tmp_path, rank_spec({**train, "checkpointing": False}, 1), TOKENS)
     before = alone.evaluate().loss
     alone.warmup()
     expected = alone.train(lambda _: None)

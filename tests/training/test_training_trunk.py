@@ -68,7 +68,9 @@ def test_progress_counts_the_tokens_taken_over(tmp_path: Path) -> None:
     large.train(logs.append)
     assert logs[-1].tokens == BUDGETS[1]
     own = BUDGETS[1] - small.branch_step * large.train_feed.budget.step_tokens
-    assert logs[-1].tokens_per_s * logs[-1].elapsed_s == pytest.approx(own, rel=0.3)
+    ends = [0.0, *(log.elapsed_s for log in logs)]  # however often a busy machine made it log
+    counted = sum(log.tokens_per_s * (end - start) for log, start, end in zip(logs, ends, ends[1:], strict=False))
+    assert counted == pytest.approx(own, rel=0.05)
 
 
 def test_a_state_of_another_run_is_refused_and_changes_nothing(tmp_path: Path) -> None:

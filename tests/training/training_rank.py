@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from training_helpers import tiny_session, tiny_spec
+from training_helpers import TINY_LLAMA, tiny_session, tiny_spec
 
 from rayscale.spec import SweepSpec
 from rayscale.training.ranks import join, meet, part
 
 
 def rank_spec(train: dict[str, Any], world: int) -> SweepSpec:
-    """Return the tiny sweep for so many processes on the CPU."""
-    return tiny_spec(train=train, resources={"gpus": 0, "ranks": world})
+    """Return the tiny sweep for so many processes on the CPU; embedding and head are one weight with fsdp."""
+    shape = TINY_LLAMA | {"tie_word_embeddings": train.get("parallel") == "fsdp"}
+    return tiny_spec(model={"config": shape}, train=train, resources={"gpus": 0, "ranks": world})
 
 
 @dataclass(frozen=True)

@@ -152,8 +152,11 @@ def beforehand(spec: SweepSpec, wanted: PretrainSpec) -> SweepSpec:
     model = ModelSpec(preset=spec.model.preset, config={**(spec.model.config or {}), **(fields or {})})
     if spec.model.fields is None or (spec.model.pretrained is not None and not fields):
         model = ModelSpec(pretrained=spec.model.pretrained, revision=spec.model.revision, config=spec.model.config)
-    train = TrainSpec(batch_size=wanted.batch_size, learning_rate=wanted.learning_rate, threads=spec.train.threads)
-    return spec.model_copy(update={"model": model, "train": train, "eval": EvalSpec(tokens=spec.eval.tokens)})
+    threads = spec.train.threads if spec.world == 1 else spec.threads
+    train = TrainSpec(batch_size=wanted.batch_size, learning_rate=wanted.learning_rate, threads=threads)
+    alone = spec.resources.alone  # the first of several ranks to come trains it, the others wait
+    changes = {"model": model, "train": train, "eval": EvalSpec(tokens=spec.eval.tokens), "resources": alone}
+    return spec.model_copy(update=changes)
 
 
 def _own_model(spec: SweepSpec, wanted: PretrainSpec, data: PreparedData, device: str) -> tuple[str, dict[str, Any]]:
