@@ -1,6 +1,6 @@
 """Tune's real loop over a simulated Ray: 100 nodes x 8 GPUs, trials that end when a simulated clock says so.
 
-Everything that runs in the driver is the real code: our searcher, scheduler and callbacks, Tune's `TuneController`, Ray's
+All that runs in the driver is the real code: our searcher, scheduler and callbacks, Tune's `TuneController`, Ray's
 actor, event and placement-group managers. Replaced are the names by which those managers reach Ray itself: futures,
 actors and placement groups are entries of one heap here. So what is measured is the driver's own work per trial; what
 Ray's C++ core adds (messages to the head, processes) is not in it.
@@ -107,7 +107,7 @@ class SimulatedRay:
     def group(self, bundles: list[dict[str, float]], strategy: str = "PACK", *args: Any, **kwargs: Any) -> Group:
         """Stand for `placement_group`: it is there when the device that its first bundle names is free."""
         self.calls["group"] += 1
-        key = next(name for name in bundles[0] if name.startswith("gpu:"))
+        key = next(name for name in bundles[0] if ":" in name)
         made = Group(key)
         if self._holding.get(key) is None:
             self._hold(key, made)

@@ -160,7 +160,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--size", choices=[size.name for size in SIZES], help="only this size, and no end-to-end part")
-    parser.add_argument("--rounds", type=int, default=15, help="rounds per size (CPU)")
+    parser.add_argument("--rounds", type=int, default=15, help="rounds per size (CPU); 0: the end-to-end part only")
     parser.add_argument("--together", action="store_true", help="all ways in one process (CPU)")
     args = parser.parse_args()
     if args.device == "cuda":
@@ -176,7 +176,7 @@ def main() -> int:
         print("HF Trainer: left out, `accelerate` is not importable (see the head of benchmarks/training.py)")
     with tempfile.TemporaryDirectory(prefix="rayscale-bench-") as cache:
         for size in SIZES:
-            if args.size in (None, size.name):
+            if args.rounds and args.size in (None, size.name):
                 report_size(size, Path(cache), args.rounds, with_trainer, args.together)
         if args.size is None:
             report_start(Path(cache), with_trainer)

@@ -55,10 +55,12 @@ def accounting_of(ledger: Ledger, plan: Plan, records: Sequence[Record]) -> dict
         records: Its records.
 
     Returns:
-        The tree of `analysis.accounting_tree`.
+        The tree of `analysis.accounting_tree`, and `budget`: what all attempts took, and the caps of the sweep file.
     """
-    account = account_ledger(ledger, plan, records)
-    return accounting_tree(account, rates_of(plan.spec.report), records)
+    account, rates = account_ledger(ledger, plan, records), rates_of(plan.spec.report)
+    spent, caps = amounts(account.sweep.total, rates), plan.spec.budget.given
+    budget = {name: {"spent": spent[name], "cap": caps.get(name)} for name in spent}
+    return accounting_tree(account, rates, records) | {"budget": budget}
 
 
 def _is_open(ledger: Ledger, trial: Trial, attempt: int, accepted: Mapping[str, int]) -> bool:

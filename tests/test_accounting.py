@@ -13,8 +13,9 @@ import pyarrow.parquet as pq
 import pytest
 from ledgers import example_spec, make_ledger
 
-from rayscale.accounting import account_ledger, budget_state
+from rayscale.accounting import account_ledger, accounting_of, budget_state
 from rayscale.analysis.accounting import add_accounts
+from rayscale.analysis.accounting_tree import accounting_text, budget_lines
 from rayscale.cli import run_command
 from rayscale.design import Plan, plan_sweep
 from rayscale.ledger import Failure, Ledger
@@ -166,6 +167,17 @@ def test_status_shows_the_budget_while_running_and_after(ledger: Ledger, capsys:
     assert budget["gpu_hours"]["in_progress"] == 0
     assert run_command(["status", str(ledger.root)]) == 0
     assert "kWh (no cap)" in capsys.readouterr().out
+
+
+def test_the_caps_show_in_text_and_report(ledger: Ledger) -> None:
+    plan = plan_sweep(example_spec(3, report=PRICES, budget={"gpu_hours": 4, "money": 10}))
+    tree = accounting_of(ledger, plan, ledger.records(plan))
+    assert tree["budget"]["kwh"] == {"spent": pytest.approx(tree["sweep"]["energy_kwh"]), "cap": None}
+    assert tree["budget"]["money"]["spent"] == pytest.approx(tree["sweep"]["cost"])
+    line = f"budget: {tree['sweep']['device_hours']:.4g} of 4 device-hours, {tree['sweep']['cost']:.4g} of 10 EUR spent"
+    assert line in accounting_text(tree)
+    assert budget_lines(tree) == [line]
+    assert budget_lines(accounting_of(ledger, ledger.read_plan(), ledger.records())) == []
 
 
 def test_the_budget_counts_what_has_begun_apart(ledger: Ledger, tmp_path: Path) -> None:

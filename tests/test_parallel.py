@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from tiny import TINY
 from rayscale.design import plan_sweep
 from rayscale.energies import PhaseEnergy
 from rayscale.errors import EnvironmentUnusableError, InputError
+from rayscale.outcome import device_of
 from rayscale.planning import plan_document
 from rayscale.record import Device
 from rayscale.spec import ResourcesSpec, SweepSpec
@@ -160,6 +162,23 @@ def test_kinds_and_counts_are_told() -> None:
     assert two.count == 2
     assert Device(kind="cuda", uuid="GPU-a", name="A10G", host="h").count == 1
     assert Device(kind="cpu", uuid="cpu:0@h", name="CPU", host="h", ranks=("cpu:0@h",) * 2).count == 1
+
+
+def test_several_gpus_are_one_device_with_the_sum_of_their_rates() -> None:
+    facts = SimpleNamespace(device_uuid="GPU-a", device_name="A10G", peak_tflops=70.0, peak_source="data sheet")
+    session: Any = SimpleNamespace(describe=lambda: facts)
+    job: Any = SimpleNamespace(device_uuid="GPU-a+GPU-b", slot="gpu:GPU-a+GPU-b", tflops_bench=100.0)
+    found = device_of(job, session, [("GPU-b", "A10G")])
+    assert (found.uuid, found.name, found.count, found.peak_tflops) == ("GPU-a+GPU-b", "2 x A10G", 2, 140.0)
+    assert found.ranks == ("GPU-a", "GPU-b")
+    cpu: Any = SimpleNamespace(device_uuid=None, device_name=None, peak_tflops=3.0, peak_source="train.peak_tflops")
+    session, job = (
+        SimpleNamespace(describe=lambda: cpu),
+        SimpleNamespace(device_uuid=None, slot="cpu:0", tflops_bench=1),
+    )
+    alone, two = device_of(job, session, []), device_of(job, session, [(None, None)])
+    assert (alone.ranks, two.ranks) == ((), (alone.uuid,) * 2)  # a CPU is one device, whoever shares it
+    assert (two.uuid, two.name, two.peak_tflops, two.count) == (alone.uuid, alone.name, 3.0, 1)
 
 
 def test_device_hours_are_those_of_all_devices() -> None:

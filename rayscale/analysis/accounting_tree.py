@@ -162,7 +162,22 @@ def _summary_lines(tree: Tree) -> list[str]:
     ]
     if sweep["cost"] is not None:
         lines.append(f"cost: {sweep['cost']:.4g}{currency}")
-    return lines
+    return [*lines, *budget_lines(tree)]
+
+
+def budget_lines(tree: Tree) -> list[str]:
+    """Say what is spent of the caps that the sweep file sets: `budget: 0.21 of 4 device-hours spent`.
+
+    Args:
+        tree: From `accounting.accounting_of`; trees of earlier versions have no budget.
+
+    Returns:
+        One line; none without caps.
+    """
+    units = {"gpu_hours": "device-hours", "kwh": "kWh", "money": tree["rates"]["currency"] or "in the prices' currency"}
+    capped = {name: row for name, row in (tree.get("budget") or {}).items() if row["cap"] is not None}
+    parts = (f"{_show(row['spent'])} of {row['cap']:g} {units[name]}" for name, row in capped.items())
+    return [f"budget: {', '.join(parts)} spent"] if capped else []
 
 
 def _row(label: str, row: Tree) -> str:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rayscale.analysis.forecast_tree import visible_floor
+
 
 def render_fit(document: dict[str, Any]) -> str:
     """Write a fit as text.
@@ -24,8 +26,8 @@ def render_fit(document: dict[str, Any]) -> str:
         if document[name] is not None:
             profile = (document["profile95"] or {}).get(name)
             lines.append(
-                f"{name:>6} {document[name]:>12.6g}   95% CI {_ends(document['ci95'][name])} (bootstrap by run)"
-                + ("" if profile is None else f", {_ends(profile)} (profile)")
+                f"{name:>6} {_shown(name, document[name]):>12.6g}   95% CI {_ends(name, document['ci95'][name])} "
+                "(bootstrap by run)" + ("" if profile is None else f", {_ends(name, profile)} (profile)")
             )
     starts = document["starts"]
     lines.append("")
@@ -44,8 +46,12 @@ def render_fit(document: dict[str, Any]) -> str:
     return "\n".join([*lines, *(f"note: {note}" for note in document["notes"])])
 
 
-def _ends(ends: list[float | None]) -> str:
-    low, high = ("open" if end is None else f"{end:.5g}" for end in ends)
+def _shown(name: str, value: float) -> float:
+    return visible_floor(value) if name == "E" else value
+
+
+def _ends(name: str, ends: list[float | None]) -> str:
+    low, high = ("open" if end is None else f"{_shown(name, end):.5g}" for end in ends)
     return f"{low} to {high}"
 
 

@@ -101,9 +101,9 @@ def waits_for(log: str) -> str | None:
     Returns:
         Who has the cluster; None if it does not wait.
     """
-    lines = [line.strip() for line in log.splitlines() if line.strip()]
-    last = lines[-1] if lines else ""
-    return last.removeprefix(_WAITS).split(", which has")[0] if last.startswith(_WAITS) else None
+    turns = [line for line in log.splitlines() if line.startswith((_WAITS, _FREE))]  # it may prepare data meanwhile
+    waits = bool(turns) and turns[-1].startswith(_WAITS)
+    return turns[-1].removeprefix(_WAITS).split(", which has")[0] if waits else None
 
 
 def _locked(descriptor: int) -> bool:

@@ -6,7 +6,6 @@ import json
 from array import array
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import lru_cache
 from itertools import accumulate
 from operator import attrgetter
 from typing import Any, Literal
@@ -161,7 +160,12 @@ def batch_of(readings: Sequence[Reading], schema: Any) -> Any:
     import pyarrow as pa
 
     columns = zip(*map(attrgetter(*COLUMNS), readings), strict=True)
-    arrays = [_array_of(values, name in TEXTS) for name, values in zip(COLUMNS, columns, strict=True)]
+    # most columns of most batches are empty: what is read once a second, or never
+    empty = {words: _empty(len(readings), words) for words in (False, True)}
+    arrays = [
+        empty[name in TEXTS] if values.count(None) == len(values) else _array_of(values, name in TEXTS)
+        for name, values in zip(COLUMNS, columns, strict=True)
+    ]
     return pa.RecordBatch.from_arrays(arrays, schema=schema)
 
 
@@ -170,8 +174,6 @@ def _array_of(values: tuple[Any, ...], words: bool) -> Any:
     import pyarrow as pa
 
     missing = values.count(None)
-    if missing == len(values):  # most columns of most batches: what is read once a second, or never
-        return _nothing(len(values), words)
     validity = pa.py_buffer(_bits(values)) if missing else None
     if not words:
         numbers = array("d", [0.0 if value is None else value for value in values])
@@ -188,9 +190,8 @@ def _bits(values: tuple[Any, ...]) -> bytes:
     return known.to_bytes((len(values) + 7) // 8, "little")
 
 
-@lru_cache(maxsize=64)
-def _nothing(length: int, words: bool) -> Any:
-    """Build an array of so many missing values; they are the same for every batch."""
+def _empty(length: int, words: bool) -> Any:
+    """Build an array of so many missing values."""
     import pyarrow as pa
 
     validity = pa.py_buffer(bytes((length + 7) // 8))

@@ -18,7 +18,7 @@ __all__ = ["GpuDevice", "PowerReader", "Reading", "Source", "gpu_devices", "miss
 Source = Literal["nvml", "rapl", "estimated"]
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)  # not frozen: that makes it take ten times as long to make, at every poll
 class Reading:
     """One poll of a device. Units: s, W, J, degrees Celsius, MHz; None = not available in this poll.
 

@@ -12,6 +12,7 @@ from rayscale.analysis.sweepcells import main_factor
 from rayscale.design import Plan, Trial, plan_sweep
 from rayscale.planning import trial_flops
 from rayscale.pricing.price import Basis, price_beforehand, price_of
+from rayscale.sharing import run_tokens
 from rayscale.spec import SweepSpec
 from rayscale.training.treatments.planned import models_beforehand, planned_teacher_flops
 
@@ -35,7 +36,7 @@ def price_document(plan: Plan, basis: Basis, rates: Rates, effect: float | None 
     level = _next_level(plan.spec)
     longer = _with_level(plan.spec, level)
     planned = {trial.trial_key for trial in plan.trials}
-    totals = _priced(plan.trials, basis, rates, with_beforehand=True)
+    totals = _priced(plan, plan.trials, basis, rates, with_beforehand=True)
     notes = [*_budget_notes(plan.spec, totals), *_unpriced(plan), *basis.notes, *rates.notes()]
     if trial_flops(plan.trials[0]) is None:
         notes.insert(0, "no price: the model's shape is not known without loading it (give model.config)")
@@ -44,9 +45,9 @@ def price_document(plan: Plan, basis: Basis, rates: Rates, effect: float | None 
         "rates": rates.tree(),
         "totals": totals,
         "more_repetitions": {"repetitions": EXTRA_REPETITIONS}
-        | _priced([trial for trial in more.trials if trial.trial_key not in planned], basis, rates),
+        | _priced(more, [trial for trial in more.trials if trial.trial_key not in planned], basis, rates),
         "next_level": {"tokens": level}
-        | _priced([trial for trial in longer.trials if trial.tokens == level], basis, rates),
+        | _priced(longer, [trial for trial in longer.trials if trial.tokens == level], basis, rates),
         "power": design_power(plan.spec, effect),
         "notes": notes,
     }
@@ -68,7 +69,8 @@ def _with_design(spec: SweepSpec, **changes: Any) -> Plan:
 
 
 def _with_level(spec: SweepSpec, tokens: int) -> Plan:
-    return _with_design(spec, factors=spec.design.factors | {"tokens": [tokens]})
+    levels = [*spec.design.factors["tokens"], tokens]
+    return _with_design(spec, factors=spec.design.factors | {"tokens": levels})
 
 
 def _next_level(spec: SweepSpec) -> int:
@@ -91,8 +93,11 @@ def _unpriced(plan: Plan) -> list[str]:
     return notes
 
 
-def _priced(trials: Sequence[Trial], basis: Basis, rates: Rates, with_beforehand: bool = False) -> dict[str, Any]:
-    price = price_of(trials, basis)
+def _priced(
+    plan: Plan, trials: Sequence[Trial], basis: Basis, rates: Rates, with_beforehand: bool = False
+) -> dict[str, Any]:
+    """Price some trials of a plan, each by what it trains itself where budgets share a trunk."""
+    price = price_of(trials, basis, run_tokens(plan))
     before = price_beforehand(trials, basis) if with_beforehand else None
     if price is not None and before is not None:
         price = price + before

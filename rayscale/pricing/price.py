@@ -6,7 +6,7 @@ train_s = FLOP / rate     energy = (train + warm-up + eval) · busy power + (idl
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -77,12 +77,13 @@ def _total(ranges: Iterable[Range]) -> Range:
     return Range(*(math.fsum(getattr(row, name) for row in rows) for name in ("low", "typical", "high")))
 
 
-def trial_price(trial: Trial, basis: Basis) -> Price | None:
+def trial_price(trial: Trial, basis: Basis, tokens: int | None = None) -> Price | None:
     """Price one trial.
 
     Args:
         trial: The trial.
         basis: Rates and powers.
+        tokens: What it trains itself, where it shares a trunk; None: its budget.
 
     Returns:
         The price; None if the model's FLOPs are not known offline.
@@ -95,7 +96,7 @@ def trial_price(trial: Trial, basis: Basis) -> Price | None:
     step = flops / trial.tokens * spec.train.batch_size * spec.data.sequence_length
     evaluation = evaluation_flops(shape, spec.eval.tokens, spec.data.sequence_length)
     seconds = {
-        "train": basis.train_rate.per(flops),
+        "train": basis.train_rate.per(flops * (tokens or trial.tokens) / trial.tokens),
         "warmup": basis.train_rate.per(step * spec.train.warmup_steps) if spec.train.warmup_steps else Range.exact(0.0),
         # before and after training, and once more where layers are quantised
         "eval": basis.eval_rate.per((2 + (spec.eval.quantize != "none")) * evaluation),
@@ -129,14 +130,24 @@ def price_beforehand(trials: Iterable[Trial], basis: Basis) -> Price | None:
     return Price({"beforehand": seconds}, None if basis.busy_w is None else seconds * basis.busy_w)
 
 
-def price_of(trials: Iterable[Trial], basis: Basis) -> Price | None:
-    """Price trials together; None if one of them cannot be priced."""
+def price_of(trials: Iterable[Trial], basis: Basis, run: Mapping[str, int] | None = None) -> Price | None:
+    """Price trials together.
+
+    Args:
+        trials: The trials.
+        basis: Rates and powers.
+        run: Trial key -> tokens that it trains itself (`sharing.run_tokens`); None: all train their budget.
+
+    Returns:
+        The price; None if one of them cannot be priced.
+    """
     cache: dict[str, Price | None] = {}
     found = []
     for trial in trials:
-        label = repr(sorted(trial.condition.items()))
+        tokens = None if run is None else run[trial.trial_key]
+        label = repr((sorted(trial.condition.items()), tokens))
         if label not in cache:
-            cache[label] = trial_price(trial, basis)
+            cache[label] = trial_price(trial, basis, tokens)
         found.append(cache[label])
     known = [price for price in found if price is not None]
     if len(known) < len(found) or not known:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rayscale.analysis.accounting import PURPOSE_NAMES, PURPOSES
+from rayscale.analysis.accounting_tree import budget_lines
 from rayscale.analysis.returns_text import front_word, label_words, shown, step_sentences
 from rayscale.quantities import format_count
 from rayscale.report.cells import Cell, Table, assemble, number_column
@@ -109,7 +110,7 @@ def _sentences(tree: Tree) -> list[str]:
     if sweep["cost"] is not None:
         currency = tree["rates"]["currency"] or "in the currency of the prices"
         sentences.append(f"It cost {number(sweep['cost'])} {currency}.")
-    return sentences
+    return [*sentences, *(f"{line[0].upper()}{line[1:]}." for line in budget_lines(dict(tree)))]
 
 
 def _mass(grams: float) -> str:

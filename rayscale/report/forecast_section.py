@@ -34,6 +34,7 @@ def forecast_section(data: ReportData) -> Section | None:
 
 def _sentences(tree: Tree) -> list[str]:
     formula = "αβ/(α + β)" if "(" in tree["kappa_formula"] else {"beta": "β", "alpha": "α"}[tree["kappa_formula"]]
+    low, high = (number(end) for end in tree["kappa_ci95"])
     years, target = _years(tree["years"]), f"{tree['target']:g}"
     first, last = tree["plans"][0], tree["plans"][-1]
     left = " and ".join(
@@ -41,8 +42,8 @@ def _sentences(tree: Tree) -> list[str]:
         for plan in ([first, last] if first is not last else [last])
     )
     return [
-        f"The fit of this sweep gives κ = {formula} = {_ends(tree['kappa'], tree['kappa_ci95'])}: with compute spent "
-        f"on {tree['compute_spent_on']}, the loss above the floor, {_applies(tree)} with "
+        f"The fit of this sweep gives κ = {formula} = {number(tree['kappa'])} (95 % interval {low} to {high}): with "
+        f"compute spent on {tree['compute_spent_on']}, the loss above the floor, {_applies(tree)} with "
         f"E = {number(tree['floor'], 3)}, falls as compute to the power −κ.",
         f"A fleet that uses the same energy every year would, after {years}, have this share of it left: {left}; "
         "γ is how often its efficiency doubles per year.",

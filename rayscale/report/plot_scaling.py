@@ -1,4 +1,4 @@
-"""The figure of a fitted scaling law: held-out loss of every trial against tokens, and the law's curve per model size."""
+"""The figure of a fitted scaling law: held-out loss of every trial against tokens, and a curve per model size."""
 
 from __future__ import annotations
 

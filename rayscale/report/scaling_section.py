@@ -42,7 +42,7 @@ def _figure(data: ReportData, fit: Mapping[str, Any]) -> ReportFigure:
         slug="figure-scaling",
         group="section",
         title="held-out loss and fitted law",
-        caption="Held-out loss of every trial against its trained tokens, one colour per model size, with the fitted law.",
+        caption="Held-out loss of every trial against its trained tokens, one colour per model size, and the law.",
         alt=f"Scatter plot of {len(loss)} held-out losses between {number(min(loss))} and {number(max(loss))} nats per "
         f"token against tokens, with one falling curve per model size ({len(set(params))}).",
         wide=True,
@@ -69,8 +69,8 @@ def _sentences(fit: Mapping[str, Any], mark: str) -> list[str]:
     sentences += _optima(fit, mark)
     if fit["isoflop"] is not None:
         sentences.append(
-            f"Parabolas at {fit['isoflop']['budgets']} equal compute budgets, computed to be compared with, would have the "
-            f"best N grow as C^{number(fit['isoflop']['a'], 3)}."
+            f"Parabolas at {fit['isoflop']['budgets']} equal compute budgets, computed to be compared with, would have "
+            f"the best N grow as C^{number(fit['isoflop']['a'], 3)}."
         )
     held = fit["held_out"]
     if held is not None:

@@ -158,8 +158,8 @@ class FleetScheduler(FIFOScheduler):
 
         It makes one of them in the step in which an attempt is added, after this; so they are dropped a step later.
         """
-        requests = getattr(loop._actor_manager, "_resource_request_to_pending_actors", {})
-        cached = getattr(loop._actor_cache, "_cached_objects", {})
+        requests = getattr(getattr(loop, "_actor_manager", None), "_resource_request_to_pending_actors", {})
+        cached = getattr(getattr(loop, "_actor_cache", None), "_cached_objects", {})
         for resources, lists in itertools.product(self._touched[1], (requests, cached)):
             if resources in lists and not lists[resources]:
                 del lists[resources]

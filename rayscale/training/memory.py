@@ -34,7 +34,8 @@ CPU_USABLE = 0.5
 CONTEXT = 768 * 2**20
 """CUDA context, cuBLAS workspaces and kernels; an assumption. Units: B."""
 CHUNK_BYTES = 64 * 2**20
-"""fp32 logits that the loss holds at a time; their log-softmax and two gradients are as large again. Units: B."""
+"""fp32 logits that the loss holds at a time. The sum counts them four times (the log-softmax, which becomes the
+gradient, and copies in bf16 where there are any): a bound, on a CPU in fp32 it is twice. Units: B."""
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from rayscale.training.engine import Engine
     from rayscale.training.session import Session
 
-TIMEOUT_S = 300.0
-"""How long a rank waits for the others."""
+TIMEOUT_S = 1800.0
+"""How long a rank waits for the others, which may load for long; that one is gone is noticed otherwise, at once."""
 
 
 @dataclass(frozen=True)

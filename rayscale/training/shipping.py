@@ -38,7 +38,8 @@ def bundle_name(spec: SweepSpec, cache_key: str) -> str:
         The file's name.
     """
     parts = [spec.model.model_dump(mode="json"), spec.train.model_dump(mode="json"), spec.data.sequence_length]
-    return f"{cache_key}-{digest_of([*parts, spec.eval.batch_size])[:16]}.bin"
+    shares = [spec.world] if spec.world > 1 else []  # ranks have fewer rows each
+    return f"{cache_key}-{digest_of([*parts, spec.eval.batch_size, *shares])[:16]}.bin"
 
 
 def pack_bundle(name: str, save: Callable[[], tuple[bytes, Any] | None] | None = None) -> Path | None:

@@ -83,8 +83,7 @@ def test_a_lost_node_costs_its_block_only_and_a_joining_node_is_used(tmp_path: P
     doors = open_doors()
     ledger = write_sweep(tmp_path, *CHANGES)
     with cluster_host(tmp_path) as cluster:
-        address = cluster.tell("add", "head", "0")
-        cluster.tell("add", "a", "2", "cpu:a-0")
+        address = cluster.tell("add", "a", "2", "cpu:a-0")
         cluster.tell("add", "b", "2", "cpu:b-0")
         with driver(tmp_path, address) as process:
             await_first_record(ledger, process)

@@ -116,6 +116,32 @@ def test_the_plan_shows_teachers_and_models_trained_beforehand() -> None:
     assert "teacher on 40K tokens" in text
 
 
+def test_shared_trunks_are_priced_once() -> None:
+    """500K/1M/2M with 20 % cooldown run 500K + 600K + 1.2M tokens a block, and 2.4M more for 4M (4M less 1.6M)."""
+    train = {"schedule": "wsd", "cooldown": 0.2, "batch_size": 2, "share_prefix": True}
+    design = {"factors": {"tokens": ["500K", "1M", "2M"]}, "repetitions": 2}
+    shared, apart = (
+        price_document(plan_sweep(example_spec(2, design=design, train=train | {"share_prefix": share})), EXACT, RATES)
+        for share in (True, False)
+    )
+
+    def train_s(document: dict, part: str) -> float:
+        return document[part]["seconds"]["train"]["typical"]
+
+    assert train_s(shared, "totals") / train_s(apart, "totals") == pytest.approx(2.3 / 3.5, rel=1e-3)
+    assert train_s(shared, "more_repetitions") == pytest.approx(5 * train_s(shared, "totals"), rel=1e-9)
+    assert train_s(shared, "next_level") / train_s(apart, "next_level") == pytest.approx(2.4 / 4, rel=1e-3)
+
+
+def test_the_table_of_a_plan_keeps_keys_whole() -> None:
+    factors = {"tokens": [12_500, 25_000], "model.config.hidden_size": [64, 128]}
+    plan = plan_sweep(example_spec(2, design={"factors": factors, "repetitions": 2}))
+    text = render_plan(plan_document(plan, None, None))
+    assert all(trial.trial_key in text for trial in plan.trials)
+    assert "hidden_size=128" in text
+    assert "…" not in text
+
+
 def test_a_teacher_on_the_hub_is_said_to_be_left_out() -> None:
     design = {"factors": {"tokens": [12_500]}, "treatments": {"taught": {"model.distill_from": "nobody/nothing"}}}
     plan = plan_sweep(example_spec(2, design={**design, "repetitions": 2}))

@@ -20,6 +20,8 @@ from rayscale.cli import run_command
 from rayscale.design import plan_sweep
 from rayscale.ledger import Ledger
 from rayscale.report.build import build_report
+from rayscale.report.gather import ReportData, gather
+from rayscale.report.scaling_section import scaling_section
 from rayscale.spec import ForecastSpec
 
 
@@ -29,7 +31,8 @@ def sizes() -> pd.DataFrame:
     n, d = (x.ravel() for x in np.meshgrid(np.geomspace(1e5, 1e7, 4), np.geomspace(1e6, 1e8, 4)))
     noise = np.exp(0.005 * np.random.default_rng(2).standard_normal(n.size))
     loss = (1.7 + 60 / n**0.34 + 90 / d**0.28) * noise
-    return pd.DataFrame({"params": n, "trained_tokens": d, "eval_loss": loss})
+    joules = 6 * n * d * 1e-9 * n**-0.3
+    return pd.DataFrame({"params": n, "trained_tokens": d, "eval_loss": loss, "energy_j": joules})
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +58,7 @@ def test_a_size_factor_is_fitted(laptop: Ledger, base: dict[str, Any], fit: dict
     assert "Scaling law" in text
     assert "no relative-loss forecast" in text
     page = build_report(laptop, silent, tmp_path / "r.html").read_text(encoding="utf-8")
-    for words in ('id="scaling"', "table-scaling", "grows as C^", "bootstrap by run"):
+    for words in ('id="scaling"', "table-scaling", "figure-scaling", "grows as C^", "bootstrap by run"):
         assert words in page
     assert 'id="forecast"' not in page
     assert "There is no relative-loss forecast: the data leave kappa open." in page
@@ -86,6 +89,26 @@ def test_the_forecast_of_the_sweeps_own_fit(
     page = build_report(laptop, whole, tmp_path / "r.html").read_text(encoding="utf-8")
     for words in ("Relative-loss forecast", "figure-forecast", "doublings per year", "front-loaded", "L − E with E ="):
         assert words in page
+
+
+def test_the_optima_of_a_sweep_are_shown_at_what_its_largest_trial_took(
+    laptop: Ledger, base: dict[str, Any], fit: dict[str, Any], sizes: pd.DataFrame
+) -> None:
+    """Compute-optimal and energy-optimal N and D; larger models use the device better, so the latter is larger."""
+    best, thrifty = fit["optimum"], fit["energy_optimum"]
+    assert best["flops"] == pytest.approx(6 * 1e7 * 1e8)
+    assert thrifty["joules"] == pytest.approx(sizes["energy_j"].max())
+    assert thrifty["size_exponent"] == pytest.approx(-0.3, abs=1e-6)
+    same = thrifty["flops"] / best["flops"]
+    assert thrifty["params"] > best["params"] * same ** best["params_exponent"]
+    section = scaling_section(ReportData(**{**vars(gather(laptop, base)), "analysis": base | {"scaling": fit}}))
+    assert section is not None
+    words = " ".join(section.sentences)
+    assert "At the compute of the largest trial (6.00 × 10¹⁵ FLOP" in words
+    assert "joules (estimated) per FLOP go as N^−0.300" in words
+    silent = sweep_scaling(sizes.assign(energy_j=np.nan), "toy")
+    assert silent is not None
+    assert silent["energy_optimum"] is None
 
 
 def test_a_token_sweep_is_fitted_where_the_law_can_be_tested() -> None:

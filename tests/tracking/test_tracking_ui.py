@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import socket
 import sys
 import urllib.request
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 from ledgers import example_spec, make_ledger
 
+from rayscale.cluster.sockets import listeners
 from rayscale.errors import EnvironmentUnusableError, InputError
 from rayscale.tracking.mirror import Mirror, SyncReport
 from rayscale.tracking.ui import check_port, serve_ui, ui_command
@@ -57,11 +59,25 @@ def test_a_server_that_ends_says_why(tmp_path):
         serve_ui("nonsense+driver://x/y", None, free_port(), lambda line: None)
 
 
+def descendants() -> set[int]:
+    """List the processes that this one has started, and theirs."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            parents[int(stat.parent.name)] = int(stat.read_text().rpartition(")")[2].split()[1])
+        except OSError:  # ended meanwhile
+            continue
+    found = {os.getpid()}
+    while more := {pid for pid, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found - {os.getpid()}
+
+
 def test_pages_are_served_and_a_server_is_mirrored_to(tmp_path, capfd):
     ledger = make_ledger(tmp_path, example_spec(1))
     mirror = Mirror(ledger, None)
     mirror.sync()
-    port, said, seen, synced = free_port(), [], [], []
+    port, said, seen, synced, open_sockets = free_port(), [], [], [], []
 
     def look_then_stop() -> bool:
         """Once the address is said: ask the server as a browser would, then have it stopped."""
@@ -73,6 +89,7 @@ def test_pages_are_served_and_a_server_is_mirrored_to(tmp_path, capfd):
             )
             with urllib.request.urlopen(request, timeout=20) as answer:
                 seen.extend(run["info"]["run_name"] for run in json.load(answer)["runs"])
+            open_sockets.extend(listeners(descendants()))
             remote = make_ledger(tmp_path / "other", example_spec(1, name="remote"))
             server = f"http://127.0.0.1:{port}"
             synced.extend(Mirror(remote, server).sync() for _ in range(2))
@@ -80,6 +97,8 @@ def test_pages_are_served_and_a_server_is_mirrored_to(tmp_path, capfd):
 
     serve_ui(mirror.uri, tmp_path / "mlartifacts", port, said.append, experiment="quickstart", stop=look_then_stop)
     assert f"http://127.0.0.1:{port}/#/experiments/1/runs?workflowType=machine_learning" in said[-1]
+    assert port in {listener.port for listener in open_sockets}
+    assert [listener for listener in open_sockets if not listener.loopback] == []
     assert sorted(seen) == ["quickstart", "tok=12.5K/rep=00", "tok=25K/rep=00", "tok=50K/rep=00"]
     assert synced == [SyncReport(created=4, updated=0, unchanged=0), SyncReport(created=0, updated=0, unchanged=4)]
     assert len(list((tmp_path / "mlartifacts").rglob("power.parquet"))) == 6  # 3 written here, 3 through the server
