@@ -7,6 +7,7 @@ an address that carries some is refused, since addresses are stored and shown.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from dataclasses import dataclass, field
@@ -172,10 +173,8 @@ class ObjectStorage:
 
     def _open(self) -> tuple[Any, str]:
         if not self._opened:
-            from pyarrow.fs import FileSystem
-
             try:
-                files, base = FileSystem.from_uri(self.uri)
+                files, base = _file_system(self.uri)
             except (OSError, ValueError) as error:
                 raise InputError(f"--storage {self.uri}: {_first_line(error)}") from None
             self._opened.append((files, base.rstrip("/")))
@@ -183,6 +182,18 @@ class ObjectStorage:
 
     def _failed(self, what: str, path: str, error: OSError) -> EnvironmentUnusableError:
         return EnvironmentUnusableError(f"{without_query(self.uri)}/{path}: cannot {what}: {_first_line(error)}")
+
+
+def _file_system(uri: str) -> tuple[Any, str]:
+    """Open an address with pyarrow; small S3 objects go in one request instead of the three of an upload in parts."""
+    from pyarrow.fs import FileSystem
+
+    if uri.startswith("s3://"):
+        with contextlib.suppress(ValueError):  # a pyarrow that does not know the option
+            found: tuple[Any, str] = FileSystem.from_uri(f"{uri}{'&' if '?' in uri else '?'}allow_delayed_open=true")
+            return found
+    opened: tuple[Any, str] = FileSystem.from_uri(uri)
+    return opened
 
 
 def is_uri(location: str | Path) -> bool:

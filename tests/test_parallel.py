@@ -16,7 +16,8 @@ from rayscale.energies import PhaseEnergy
 from rayscale.errors import EnvironmentUnusableError, InputError
 from rayscale.outcome import device_of
 from rayscale.planning import plan_document
-from rayscale.record import Device
+from rayscale.pricing.basis import assumed_basis
+from rayscale.record import Device, flatten
 from rayscale.spec import ResourcesSpec, SweepSpec
 from rayscale.specfile import parse_spec
 from rayscale.sweep.devices import grouped, kind_of, local_slots
@@ -190,6 +191,32 @@ def test_device_hours_are_those_of_all_devices() -> None:
     assert cost(None, 3600.0, 1.0, None, 2.0, 4) == 8.0
     assert cost(None, 3600.0, 1.0, None, 2.0) == 2.0
     assert PhaseEnergy(duration_s=1.0, energy_j=None).energy_j is None
+
+
+def test_an_account_counts_the_time_of_each_device(tmp_path: Path) -> None:
+    from ledgers import make_ledger
+
+    from rayscale.analysis.accounting import phase_parts
+
+    record = make_ledger(tmp_path).records()[0]
+    device = record.device.model_copy(update={"kind": "cuda", "uuid": "GPU-a+GPU-b", "ranks": ("GPU-a", "GPU-b")})
+    one, two = phase_parts(record), phase_parts(record.model_copy(update={"device": device}))
+    assert one.keys() == two.keys()
+    for name, part in one.items():
+        assert two[name].seconds == pytest.approx(2 * part.seconds)
+        assert two[name].energy_j == part.energy_j  # the record's energy is the sum already
+    row = flatten(record.model_copy(update={"device": device}))
+    assert (row["devices"], row["world_size"]) == (2, 1)
+
+
+def test_a_price_takes_n_gpus_to_be_n_times_as_fast_and_says_so() -> None:
+    one, two = (plan_sweep(spec_of(f"gpus: {n}, cpus: 2", "batch_size: 4, precision: bf16")) for n in (1, 2))
+    single, double = assumed_basis("h100", one), assumed_basis("h100", two)
+    assert double.train_rate.typical == pytest.approx(2 * single.train_rate.typical)
+    assert double.busy_w is not None
+    assert single.busy_w is not None
+    assert double.busy_w.typical == pytest.approx(2 * single.busy_w.typical)
+    assert any("2 GPUs per trial" in note for note in double.notes)
 
 
 # -- memory and plan --------------------------------------------------------------------------------------------------

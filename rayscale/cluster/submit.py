@@ -29,7 +29,7 @@ from rayscale.storage import is_uri, open_storage, without_query
 
 STORAGE_VARIABLE = "RAYSCALE_STORAGE"
 STOPPING: Mapping[str, str] = MappingProxyType(
-    # Ray's own handler of SIGTERM ends a connected driver before it can close what runs; SIGINT is Ctrl-C.
+    # SIGINT is Ctrl-C; while a driver connects, Ray's own handler of SIGTERM would end it on the spot.
     {"RAY_JOB_STOP_SIGNAL": "SIGINT", "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)}
 )
 """How Ray's job supervisor is to stop the run."""

@@ -18,7 +18,7 @@ SAY_EVERY_S = 30.0
 """Time between two lines that say what is waited for."""
 LOOK_EVERY_S = 0.5
 """Time between two looks at the lock."""
-_WAITS, _FREE = "waiting for ", "the cluster is free"
+_WAITS, _HAS, _FREE = "waiting for ", ", which has the cluster", "the cluster is free"
 
 
 def turn_file(directory: Path, address: str) -> Path:
@@ -86,7 +86,7 @@ def await_turn(
     while not take():
         if said is None or clock() - said >= SAY_EVERY_S:
             said = clock()
-            say(f"{_WAITS}{holder() or 'another sweep'}, which has the cluster")
+            say(f"{_WAITS}{holder() or 'another sweep'}{_HAS}")
         sleep(LOOK_EVERY_S)
     if said is not None:
         say(_FREE)
@@ -101,9 +101,10 @@ def waits_for(log: str) -> str | None:
     Returns:
         Who has the cluster; None if it does not wait.
     """
-    turns = [line for line in log.splitlines() if line.startswith((_WAITS, _FREE))]  # it may prepare data meanwhile
+    # Not just the last line: a run may prepare data meanwhile, and wait for that too.
+    turns = [line for line in log.splitlines() if line.endswith((_HAS, _FREE))]
     waits = bool(turns) and turns[-1].startswith(_WAITS)
-    return turns[-1].removeprefix(_WAITS).split(", which has")[0] if waits else None
+    return turns[-1].removeprefix(_WAITS).removesuffix(_HAS) if waits else None
 
 
 def _locked(descriptor: int) -> bool:

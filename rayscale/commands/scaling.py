@@ -19,7 +19,9 @@ def fit(
     flops: Annotated[
         str | None, typer.Option(help="Column of the training FLOPs, instead of --d: D = C/(6 N).")
     ] = None,
-    run: Annotated[str | None, typer.Option(help="Column that names the run; the bootstrap draws whole runs.")] = None,
+    run: Annotated[
+        str | None, typer.Option(help="Column that names the run; the bootstrap draws whole runs (ledger: by trunks).")
+    ] = None,
     drop_largest: Annotated[int, typer.Option(help="Leave out this many rows with the largest losses.", min=0)] = 0,
     resamples: Annotated[int, typer.Option(help="Bootstrap refits.", min=2)] = 1000,
     compute: Annotated[float | None, typer.Option(help="Find the best N and D for this many FLOP.")] = None,
@@ -30,11 +32,13 @@ def fit(
 ) -> int:
     """Fit L(N, D) = E + A/N^alpha + B/D^beta with bootstrap and profile intervals."""
     from rayscale.analysis.fit_text import render_fit
+    from rayscale.analysis.scaling_sweep import run_column
     from rayscale.errors import InputError
     from rayscale.fitting import FitRequest, fit_frame, ledger_points, read_points
 
     if table.is_dir():
         frame = ledger_points(table)
+        run = run or run_column(frame)
         loss, n, d = loss or "eval_loss", n or "params", d or (None if flops else "trained_tokens")
         if joules is not None:
             energy = energy or "energy_j"
@@ -87,13 +91,15 @@ def forecast(
 
 def _fit_document(source: Path | None, resamples: int) -> dict[str, Any]:
     """Fit a ledger, or a table with the columns N, D, loss."""
+    from rayscale.analysis.scaling_sweep import run_column
     from rayscale.fitting import FitRequest, fit_frame, ledger_points, read_points
 
     if source is None:
         return {}
     if source.is_dir():
-        request = FitRequest("eval_loss", "params", "trained_tokens", resamples=resamples)
-        return fit_frame(ledger_points(source), request, str(source))
+        frame = ledger_points(source)
+        request = FitRequest("eval_loss", "params", "trained_tokens", run=run_column(frame), resamples=resamples)
+        return fit_frame(frame, request, str(source))
     return fit_frame(read_points(source), FitRequest("loss", "N", "D", resamples=resamples), str(source))
 
 

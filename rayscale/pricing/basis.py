@@ -127,7 +127,7 @@ def basis_from_records(records: Sequence[Record], plan: Plan) -> Basis:
     ]
     busy = [watts for r in records if (watts := _mean_w(r, "train")) is not None]
     idle = [watts for r in records if (watts := r.energy.idle_w) is not None]
-    loads = [record.phase_seconds("load") for record in records]
+    loads = [_load_s(record) for record in records]
     notes = []
     wanted, first = _flops_per_token(plan), records[0]
     if wanted is not None and _distance(list(records), wanted) > math.log(OTHER_MODEL):
@@ -144,6 +144,15 @@ def basis_from_records(records: Sequence[Record], plan: Plan) -> Basis:
         load_s=_quantiles(loads),
         notes=notes,
     )
+
+
+def _load_s(record: Record) -> float:
+    """Time to load, without models that this trial was the first to need and trained: these are priced apart."""
+    load, facts = record.phase_seconds("load"), record.environment.get("training") or {}
+    for name in ("teacher", "pretrain"):
+        made = (facts.get(name) or {}).get("training_s") or 0.0
+        load -= made if load > made else 0.0
+    return load
 
 
 def _forward_flops(record: Record) -> float:

@@ -68,8 +68,16 @@ def returns_section(data: ReportData) -> Section | None:
         )
     named = {name: found | {"steps": _named_steps(found["steps"])} for name, found in marginal.items()}
     short = "energy" in named and len(named["energy"]["steps"]) <= MOST_STEPS
-    sentences = _returns(named["energy"], "energy") if short else []
+    sentences = [_front(pareto["energy"])] if "energy" in pareto else []
+    sentences += _returns(named["energy"], "energy") if short else []
     return Section("returns", "What the loss cost", sentences, figures, [*tables, *_marginal_tables(named)], notes)
+
+
+def _front(found: Tree) -> str:
+    on = [label_words(label) for label, point in found["points"].items() if point["on_front"]]
+    mark = " (estimated)" if found["energy_estimated"] else ""
+    names = "; ".join(on) if any("," in name for name in on) else ", ".join(on)
+    return f"Per energy{mark} of training, no condition has on average a lower loss for less than these: {names}."
 
 
 def _named_steps(steps: Tree) -> dict[str, Any]:

@@ -130,7 +130,8 @@ def render(progress: Progress) -> Group:
     table = Table(box=None, pad_edge=False, header_style="dim")
     for title in ("slot", "trial", "phase", "tokens", "tokens/s", "loss", "W"):
         table.add_column(title, justify="left" if title in ("slot", "trial", "phase") else "right")
-    for running in sorted(progress.running.values(), key=lambda running: running.device):
+    shown = progress.shown()
+    for running in shown:
         table.add_row(
             running.device,
             progress.label(running.trial),
@@ -140,6 +141,8 @@ def render(progress: Progress) -> Group:
             _number(running.loss, ".3f"),
             _number(running.power_w, ".1f"),
         )
+    if len(progress.running) > len(shown):
+        table.add_row(f"and {len(progress.running) - len(shown)} more")
     total, done = len(progress.plan.trials), len(progress.done)
     remaining = progress.remaining_s()
     summary = (

@@ -13,6 +13,8 @@ from rayscale.record import Record
 from rayscale.sweep.events import AttemptEnd
 
 TAIL_BYTES = 4096
+SHOWN = 32
+"""Running attempts that are read and shown every second; a terminal has no room for hundreds."""
 
 
 @dataclass
@@ -101,13 +103,17 @@ class Progress:
 
     def refresh(self) -> None:
         """Read phase, loss, speed and power of the running attempts from their files, where those are on this disk."""
-        for running in list(self.running.values()):
+        for running in self.shown():
             # Looked for here and not through the ledger: an object store would be asked every second for every slot.
             trial = self.ledger.attempt_directory(running.trial.trial_key, 1).parent
             directory = max(trial.glob("attempt-*"), key=lambda path: int(path.name[8:]), default=None)
             if directory is not None:
                 _read_log(directory / "log.jsonl", running)
                 running.power_w = _last_power(directory)
+
+    def shown(self) -> list[Running]:
+        """Return the running attempts that the view has room for, by device."""
+        return sorted(self.running.values(), key=lambda running: running.device)[:SHOWN]
 
     def remaining_s(self) -> float | None:
         """Estimate the time until the sweep is done.

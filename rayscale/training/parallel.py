@@ -10,6 +10,7 @@ FSDP averages over the ranks; here losses are divided by the targets of the whol
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,13 +42,12 @@ def shard(engine: Engine) -> Callable[..., torch.Tensor]:
     mesh = init_device_mesh(engine.device.type, (world,))
     for block in blocks_of(engine.model):
         fully_shard(block, mesh=mesh)
-    step = _step_module(engine)
+    step = _step_module(replace(engine, optimizer=None))  # the present one would keep the whole weights alive
     fully_shard(step, mesh=mesh, reshard_after_forward=True)
     for module in step.modules():
         if isinstance(module, FSDPModule):
             module.set_gradient_divide_factor(1.0)
-            if engine.device.type == "cpu":
-                module.set_force_sum_reduction_for_comms(True)  # gloo has no scaled sum
+            module.set_force_sum_reduction_for_comms(True)  # a plain sum: gloo has no scaled one, nobody needs it
     return step
 
 
@@ -95,7 +95,6 @@ def sharded_need(need: MemoryNeed, world: int, layers: int) -> MemoryNeed:
         What each keeps: its part of weights, gradients and moments, and the whole weights and gradients of two blocks
         and of what surrounds the blocks (counted as twice the head, which is an upper bound).
     """
-    from dataclasses import replace
 
     def spread(size: int) -> int:
         whole = min(size, 2 * need.head + GATHERED_BLOCKS * size // max(layers, 1))

@@ -3,8 +3,9 @@
 Each rank takes its share of the step's rows (`order.rank_rows`), divides its summed loss by the targets of the whole
 step, and the gradients are *added* over the ranks: the sum is the gradient of the step's mean loss, whatever the
 shares. (torch's DistributedDataParallel averages, which is right only for equal shares, and needs the model's own
-forward pass, which this house goes around.) Gradients travel in one piece per type after the last micro-batch; nothing
-overlaps with the backward pass yet. With `fsdp` they are added where their part of the model lies (`parallel`).
+forward pass, which this house goes around.) Gradients travel after the last micro-batch, large ones from where they
+are, small ones of a type packed together; nothing overlaps with the backward pass. With `fsdp` they are added where
+their part of the model lies (`parallel`).
 
 Evaluation is shared as well: micro-batch i goes to rank i mod world, and the float64 sum of each is given to all. Since
 these sums are then added exactly (`math.fsum`), the loss of given weights is the same, to the last bit, for any number
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
 
 TIMEOUT_S = 1800.0
 """How long a rank waits for the others, which may load for long; that one is gone is noticed otherwise, at once."""
+PIECE = 2**20
+"""From this size on a tensor is added up by itself, without a copy. Units: B."""
 
 
 @dataclass(frozen=True)
@@ -65,12 +68,28 @@ class Ranks:
 
         if self.world == 1:
             return
-        for dtype in dict.fromkeys(tensor.dtype for tensor in tensors):
-            group = [tensor for tensor in tensors if tensor.dtype == dtype]
-            flat = torch.cat([tensor.reshape(-1) for tensor in group])
-            dist.all_reduce(flat)
-            for tensor, total in zip(group, flat.split([tensor.numel() for tensor in group]), strict=True):
-                tensor.copy_(total.view(tensor.shape))
+        under_way = []
+        for pack in _packs(tensors):
+            single = len(pack) == 1 and pack[0].is_contiguous()
+            flat = pack[0] if single else torch.cat([tensor.reshape(-1) for tensor in pack])
+            under_way.append((dist.all_reduce(flat, async_op=True), flat, pack))
+        for work, flat, pack in under_way:
+            work.wait()
+            if flat is not pack[0]:
+                sizes = [tensor.numel() for tensor in pack]
+                for tensor, total in zip(pack, flat.split(sizes), strict=True):
+                    tensor.copy_(total.view(tensor.shape))
+
+
+def _packs(tensors: Sequence[torch.Tensor]) -> list[list[torch.Tensor]]:
+    """Leave large tensors alone, to be added up where they are; pack the small ones of one type together."""
+    alone = [[one] for one in tensors if one.nbytes >= PIECE and one.is_contiguous()]
+    large = {id(pack[0]) for pack in alone}
+    small: dict[torch.dtype, list[torch.Tensor]] = {}
+    for one in tensors:
+        if id(one) not in large:
+            small.setdefault(one.dtype, []).append(one)
+    return [*small.values(), *alone]
 
 
 ALONE = Ranks(0, 1)

@@ -55,7 +55,8 @@ def test_the_second_says_whom_it_waits_for_every_30_seconds(tmp_path: Path) -> N
     os.close(take_turn(path, "sweep b (job j2)", said.append, clock=clock, sleep=clock.sleep))
     assert said == ["waiting for sweep a (job j1), which has the cluster"] * 3 + ["the cluster is free"]
     assert [waits_for("\n".join(said[:count])) for count in range(5)] == [None, *["sweep a (job j1)"] * 3, None]
-    assert waits_for(f"{said[0]}\ntokenising: 1.0 of 2.0 MB\n") == "sweep a (job j1)"
+    assert waits_for(f"{said[0]}\nwaiting for another process that prepares x\n") == "sweep a (job j1)"
+    assert waits_for("waiting for another process that prepares x\n") is None
     assert path.read_text() == "sweep b (job j2)"
 
 

@@ -18,7 +18,9 @@ from buckets import KEY, SECRET, bucket
 from head import Head, running_head
 from tiny import TINY
 
+from rayscale.cluster.jobs import open_jobs
 from rayscale.cluster.sockets import listeners
+from rayscale.cluster.token import Token
 from rayscale.ledger import Ledger
 from rayscale.record import Record
 from rayscale.storage import Storage, join
@@ -61,7 +63,8 @@ class Lab:
     def await_line(self, job: str, text: str) -> None:
         """Wait until a job has said something."""
         deadline = time.monotonic() + 120
-        while text not in (said := self.head.call("cluster", "logs", job).stdout):
+        jobs = open_jobs(self.head.address, Token(self.head.token, "this test"))
+        while text not in (said := jobs.logs(job)):
             assert time.monotonic() < deadline, said
             time.sleep(0.1)
 

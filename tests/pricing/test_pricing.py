@@ -219,6 +219,23 @@ def test_an_earlier_ledger_is_preferred_and_prices_itself(a100: Ledger) -> None:
     assert price.joules.low * 0.95 < account_ledger(a100, plan).sweep.total.energy_j < price.joules.high * 1.05
 
 
+def test_a_model_that_a_trial_trained_beforehand_is_not_its_loading(a100: Ledger) -> None:
+    """Every record says what the teacher took; the one that trained it has that in its `load` phase."""
+    plan, records = a100.read_plan(), a100.records()
+    plain = basis_from_records(records, plan)
+    made = {"training": {"teacher": {"training_s": 80.0}, "pretrain": None}}
+    taught = [record.model_copy(update={"environment": {**record.environment, **made}}) for record in records]
+    load = next(phase for phase in taught[0].phases if phase.name == "load")
+    longer = [
+        phase.model_copy(update={"end": phase.end + 80.0}) if phase.name == "load" else phase
+        for phase in taught[0].phases
+    ]
+    assert load.end - load.start < 80
+    taught[0] = taught[0].model_copy(update={"phases": longer})
+    found = basis_from_records(taught, plan)
+    assert found.load_s.high == pytest.approx(plain.load_s.high, rel=1e-6)
+
+
 def test_what_lies_beside_ledgers_is_passed_over(a100: Ledger) -> None:
     """A first run leaves mlflow.db there."""
     beside = a100.root.parent / "mlflow.db"

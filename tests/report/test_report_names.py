@@ -83,7 +83,8 @@ def test_many_steps_are_left_to_the_table(named: ReportData) -> None:
         tree = {"pareto": front, "marginal": {"energy": {**about, "steps": steps}}}
         section = returns_section(ReportData(**{**vars(named), "analysis": tree}))
         assert section is not None
-        assert len(section.sentences) == sentences
+        assert section.sentences[0].endswith("for less than these: 1K.")
+        assert len(section.sentences) == 1 + sentences
         assert len(section.tables[-1].rows) == count
 
 

@@ -16,7 +16,7 @@ from rayscale.ledger import Ledger
 from rayscale.spec import SweepSpec
 from rayscale.sweep.events import AttemptEnd, SweepCallback
 from rayscale.sweep.live import LineView, TableView, open_view, render
-from rayscale.sweep.progress import Progress
+from rayscale.sweep.progress import SHOWN, Progress
 from rayscale.sweep.searcher import POSTPONED
 from rayscale.sweep.watch import log_event
 
@@ -179,3 +179,13 @@ def test_a_listener_that_raises_does_not_reach_tune(plan: Plan) -> None:
     assert [end.completed for end in heard.ends] == [True, False]
     assert heard.ends[1].reason == "slot_died"
     assert heard.ends[1].detail == "the last line"
+
+
+def test_a_table_of_hundreds_shows_the_first_and_their_number(progress: Progress, plan: Plan) -> None:
+    for index in range(SHOWN + 8):
+        progress.started_attempt(plan.trials[0].trial_key, f"gpu:{index:03d}")
+    table = text_of(render(progress))
+    assert f"gpu:{SHOWN - 1:03d}" in table
+    assert f"gpu:{SHOWN:03d}" not in table
+    assert "and 8 more" in table
+    assert f"{SHOWN + 8} running" in table

@@ -73,6 +73,20 @@ def test_two_ranks_make_one_record(host: SlotHost, parallel: str) -> None:
     assert sorted(path.name for path in directory.iterdir()) == ["log.jsonl", "output.log", "power.parquet"]
 
 
+def test_pruned_and_quantised_trials_are_those_of_one_process(host: SlotHost) -> None:
+    text = TINY.replace("intermediate_size: 64}", "intermediate_size: 64}\n  prune: 0.5")
+    plan = plan_sweep(
+        parse_spec(text.replace("eval: {tokens: 512}", "eval: {tokens: 512, quantize: int8}"), "tiny.yaml")
+    )
+    alone, two = attempt(host, plan).record, attempt(host, two_ranks(plan)).record
+    assert alone is not None
+    assert two is not None
+    assert two.evaluation.quantized == alone.evaluation.quantized is not None
+    assert two.evaluation.loss_unquantized == pytest.approx(alone.evaluation.loss_unquantized, abs=1e-5)
+    assert two.evaluation.loss == pytest.approx(alone.evaluation.loss, abs=1e-3)  # a weight may round to the other side
+    assert two.training.nonzero_params == alone.training.nonzero_params
+
+
 def test_a_rank_that_waits_draws_nothing(host: SlotHost) -> None:
     plan = two_ranks(plan_of("idle: 40ms", "idle: 400ms"))
     record = attempt(host, plan).record

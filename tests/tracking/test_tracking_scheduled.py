@@ -14,33 +14,34 @@ from rayscale.design import Plan, plan_sweep
 from rayscale.ledger import Ledger
 from rayscale.spec import SweepSpec
 from rayscale.tracking.mirror import Mirror
-from rayscale.tracking.runs import RunStore
 from rayscale.tracking.scheduled import copy_run
 
 
-@pytest.fixture(scope="module")
-def plan() -> Plan:
+def plan_of(name: str) -> Plan:
     text = {
-        "name": "many",
-        "design": {"factors": {"tokens": [1000, 2000]}, "repetitions": 3},
+        "name": name,
+        "design": {"factors": {"tokens": [1000, 2000]}, "repetitions": 2},
         "model": {"config": {}},
         "data": {"synthetic": {}, "sequence_length": 8},
     }
     return plan_sweep(SweepSpec.model_validate(text))
 
 
-def shown(plan: Plan, directory: Path) -> dict[str, dict[str, Any]]:
-    """Show the plan; returns what MLflow says of each trial's run, ids and times aside."""
-    ledger = Ledger(directory / "many")
-    mirror = Mirror(ledger, f"sqlite:///{directory}/mlflow.db")
-    mirror.ensure_plan(plan)
-    mirror.ensure_plan(plan)  # twice is once
-    client = MlflowClient(tracking_uri=mirror.uri)
-    runs = client.search_runs([client.get_experiment_by_name("many").experiment_id])
+def mirror_of(plan: Plan, directory: Path) -> Mirror:
+    ledger = Ledger(directory / plan.spec.name)
+    ledger.write_plan(plan, {})
+    return Mirror(ledger, f"sqlite:///{directory}/mlflow.db")  # one database: it takes seconds to make
+
+
+def runs_of(mirror: Mirror) -> dict[str, dict[str, Any]]:
+    """Return what MLflow says of each trial's run, ids and times aside."""
+    client, name = MlflowClient(tracking_uri=mirror.uri), mirror.ledger.name
+    experiment = client.get_experiment_by_name(name).experiment_id
+    runs = client.search_runs([experiment], filter_string="tags.`rayscale.kind` = 'trial'")
     found = {}
     for run in runs:
-        tags = {name: "parent" if name == "mlflow.parentRunId" else value for name, value in run.data.tags.items()}
-        place = run.info.artifact_uri.replace(run.info.run_id, "id").replace(str(directory), "")
+        tags = {key: "parent" if key == "mlflow.parentRunId" else value for key, value in run.data.tags.items()}
+        place = run.info.artifact_uri.replace(run.info.run_id, "id").replace(f"/{name}/", "/sweep/")
         found[str(run.info.run_name)] = {
             **{"tags": tags, "params": run.data.params, "metrics": run.data.metrics, "place": place},
             **{"status": run.info.status, "stage": run.info.lifecycle_stage, "end": run.info.end_time},
@@ -50,29 +51,24 @@ def shown(plan: Plan, directory: Path) -> dict[str, dict[str, Any]]:
     return found
 
 
-def test_runs_made_at_once_equal_runs_made_one_by_one(
-    plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    at_once = shown(plan, tmp_path / "a")
-    monkeypatch.setattr(RunStore, "put_planned", lambda *arguments: None)
-    assert shown(plan, tmp_path / "b") == at_once
-    assert len(at_once) == 1 + len(plan.trials)
+def test_runs_made_at_once_equal_runs_made_one_by_one(tmp_path: Path) -> None:
+    plan = plan_of("many")
+    at_once, one_by_one = mirror_of(plan, tmp_path), mirror_of(plan_of("more"), tmp_path)
+    at_once.ensure_plan(plan)
+    at_once.ensure_plan(plan)  # twice is once
+    one_by_one.sync()
+    found = runs_of(at_once)
+    assert found == runs_of(one_by_one)
+    assert len(found) == len(plan.trials)
+    assert at_once.sync().created == 0
+    key = plan.trials[-1].trial_key  # a run that was copied goes on as any other
+    at_once.ledger.new_attempt(key)
+    at_once.trial_started(key)
+    running = [run for run in runs_of(at_once).values() if run["status"] == "RUNNING"]
+    assert [(run["tags"]["rayscale.trial_key"], run["tags"]["rayscale.attempts"]) for run in running] == [(key, "1")]
 
 
-def test_a_trial_made_at_once_goes_on_as_any_other(plan: Plan, tmp_path: Path) -> None:
-    ledger = Ledger(tmp_path / "many")
-    mirror = Mirror(ledger, f"sqlite:///{tmp_path}/mlflow.db")
-    mirror.ensure_plan(plan)
-    key = plan.trials[-1].trial_key
-    ledger.new_attempt(key)
-    mirror.trial_started(key)
-    client = MlflowClient(tracking_uri=mirror.uri)
-    experiment = client.get_experiment_by_name("many").experiment_id
-    (run,) = client.search_runs([experiment], filter_string=f"tags.`rayscale.trial_key` = '{key}'")
-    assert (run.info.status, run.data.tags["rayscale.attempts"]) == ("RUNNING", "1")
-
-
-def test_nothing_is_written_where_the_tables_are_others(plan: Plan, tmp_path: Path) -> None:
+def test_nothing_is_written_where_the_tables_are_others(tmp_path: Path) -> None:
     database = tmp_path / "other.db"
     with closing(sqlite3.connect(database)) as connection, connection:
         connection.execute("CREATE TABLE runs (run_uuid TEXT)")

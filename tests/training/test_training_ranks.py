@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from training_helpers import tiny_session, tiny_spec
-from training_rank import rank_spec, train_rank
+from training_rank import add_up_rank, rank_spec, train_rank
 
 from rayscale.sweep.forkserver import ForkServer
 from rayscale.training.feed import Feed, stream_gather
@@ -46,7 +47,9 @@ def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path, forks: ForkSer
     expected = alone.train(lambda _: None)
     with ThreadPoolExecutor(2) as pool:
         two = list(pool.map(lambda rank: forks.call(train_rank, str(tmp_path), rank, 2, TOKENS, train), range(2)))
-    assert two[0] == two[1]
+    assert replace(two[0], held=0) == replace(two[1], held=0)
+    whole = sum(weight.nbytes for weight in alone.engine.model.parameters())
+    assert two[0].held == pytest.approx(whole / 2 if train.get("parallel") == "fsdp" else whole, rel=0.1)
     np.testing.assert_allclose(two[0].losses, expected.losses, rtol=0, atol=1e-5)
     assert len(expected.losses) == 11
     assert two[0].before == before  # to the last bit: nothing has been trained yet
@@ -61,6 +64,12 @@ def test_a_single_rank_is_the_plain_trial_to_the_last_bit(tmp_path: Path, forks:
     expected = alone.train(lambda _: None).losses.tolist()
     one = forks.call(train_rank, str(tmp_path), 0, 1, TOKENS, {})
     assert (one.losses, one.after) == (expected, alone.evaluate().loss)
+
+
+def test_tensors_of_every_size_and_type_are_added_up(tmp_path: Path, forks: ForkServer) -> None:
+    with ThreadPoolExecutor(2) as pool:
+        two = list(pool.map(lambda rank: forks.call(add_up_rank, str(tmp_path), rank, 2), range(2)))
+    assert two[0] == two[1] == [[1.0, 1.0], [3.0, 3.0], [1.0, 5.0], [30.0, 30.0], [1.0, 1.0]]
 
 
 def test_a_session_that_has_begun_cannot_join(tmp_path: Path) -> None:

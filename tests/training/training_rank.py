@@ -9,6 +9,7 @@ from typing import Any
 from training_helpers import TINY_LLAMA, tiny_session, tiny_spec
 
 from rayscale.spec import SweepSpec
+from rayscale.training.parallel import local_part
 from rayscale.training.ranks import join, meet, part
 
 
@@ -20,7 +21,7 @@ def rank_spec(train: dict[str, Any], world: int) -> SweepSpec:
 
 @dataclass(frozen=True)
 class RankEnd:
-    """What one rank saw: losses of all steps, held-out losses before and after, and counts."""
+    """What one rank saw: losses of all steps, held-out losses before and after, and counts; B of weights held."""
 
     losses: list[float]
     before: float
@@ -28,6 +29,7 @@ class RankEnd:
     trained: int
     processed: int
     nonzero: int
+    held: int
 
 
 def train_rank(folder: str, rank: int, world: int, tokens: int, train: dict[str, Any]) -> RankEnd:
@@ -39,4 +41,30 @@ def train_rank(folder: str, rank: int, world: int, tokens: int, train: dict[str,
     result = session.train(lambda _: None)
     after, nonzero = session.evaluate().loss, session.nonzero_params()
     part()
-    return RankEnd(result.losses.tolist(), before, after, result.trained_tokens, result.processed_tokens, nonzero)
+    counts = (result.trained_tokens, result.processed_tokens, nonzero, weights_held())
+    return RankEnd(result.losses.tolist(), before, after, *counts)
+
+
+def weights_held() -> int:
+    """Memory behind all parameters that are alive in this process, once each. Units: B."""
+    import gc
+
+    import torch
+
+    gc.collect()
+    alive = [one for one in gc.get_objects() if isinstance(one, torch.nn.Parameter)]
+    parts = [local_part(one.detach()).untyped_storage() for one in alive]
+    return sum({storage.data_ptr(): storage.nbytes() for storage in parts}.values())
+
+
+def add_up_rank(folder: str, rank: int, world: int) -> list[list[float]]:
+    """Add tensors of all kinds up: small, large, not contiguous, of other types; return what is in them."""
+    import torch
+
+    ranks = meet(rank, world, f"file://{folder}/add-{world}")
+    large = torch.full((600, 600), float(rank + 1))
+    turned = torch.full((700, 500), 10.0 * (rank + 1)).t()
+    tensors = [torch.tensor(float(rank)), large, torch.arange(3) + rank, turned, torch.ones(2, 2) * rank]
+    ranks.add_up(tensors)
+    part()
+    return [[float(tensor.min()), float(tensor.max())] for tensor in tensors]

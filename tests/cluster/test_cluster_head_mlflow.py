@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from loopback_nodes import MARK, end, marked
+from e2e.loopback_nodes import MARK, end, marked
 
 from rayscale.cluster.reach import MLFLOW_PORT
 from rayscale.cluster.sockets import free_port, listeners
