@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -80,11 +81,8 @@ def listening(pids: list[int]) -> set[str]:
     """Addresses on which processes accept connections, as /proc/net/tcp writes them."""
     links = set()
     for pid in pids:
-        for descriptor in Path(f"/proc/{pid}/fd").iterdir():
-            try:
-                links.add(os.readlink(descriptor))
-            except OSError:
-                continue
+        with contextlib.suppress(OSError):  # it has just ended, or closed one
+            links |= {os.readlink(descriptor) for descriptor in Path(f"/proc/{pid}/fd").iterdir()}
     found = set()
     for table in ("/proc/net/tcp", "/proc/net/tcp6"):
         for line in Path(table).read_text(encoding="ascii").splitlines()[1:]:

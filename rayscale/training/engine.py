@@ -22,6 +22,7 @@ from rayscale.training.loss import (
     fused_loss,
 )
 from rayscale.training.loss import token_losses as full_losses
+from rayscale.training.parallel import local_part
 from rayscale.training.treatments.distilling import Teacher, distilled_backward
 
 if TYPE_CHECKING:
@@ -209,8 +210,9 @@ class Engine:
         import torch
 
         where = self._snapshot_device()
-        tensors = [*self.model.parameters(), *self.model.buffers()]
-        saved = [tensor.detach().to(where, copy=True) for tensor in tensors]
+        # Of weights that are spread over ranks this one's part; the model's buffers are whole.
+        tensors = [local_part(tensor.detach()) for tensor in (*self.model.parameters(), *self.model.buffers())]
+        saved = [tensor.to(where, copy=True) for tensor in tensors]
         with torch.random.fork_rng(devices=[self.device] if self.device.type == "cuda" else []):
             yield
         self.optimizer.zero_grad(set_to_none=True)
@@ -227,7 +229,7 @@ class Engine:
 
         if self.device.type != "cuda":
             return self.device
-        size = sum(parameter.nbytes for parameter in self.model.parameters())
+        size = sum(local_part(parameter.detach()).nbytes for parameter in self.model.parameters())
         free, _ = torch.cuda.mem_get_info(self.device)
         # Without a sum: weights (there already), gradients and moments, twice over for what is unknown.
         needed = 7 * size if self.expected_bytes is None else self.expected_bytes - size
