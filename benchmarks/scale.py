@@ -21,7 +21,7 @@ from datetime import date
 from typing import Any
 
 PARTS = ("driver", "real", "ledger", "s3", "mirror")
-S3_TRIALS = 1000
+S3_TRIALS = 500
 REAL_TRIALS, REAL_SLOTS = 201, 3
 
 

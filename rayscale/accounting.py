@@ -120,10 +120,10 @@ def _lost(ledger: Ledger, trial: Trial, attempt: int) -> LostAttempt:
 
 
 def _trace(directory: Path) -> Trace | None:
-    from rayscale.energy.trace import read_trace
+    from rayscale.energy.sumtrace import read_attempt
 
     try:
-        return read_trace(directory)
+        return read_attempt(directory)
     except (InputError, OSError, ValueError):
         return None
 

@@ -17,15 +17,12 @@ from __future__ import annotations
 
 import contextlib
 import os
-import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
-from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -67,7 +64,7 @@ class Team:
             grace_s: How long it may take to come back, in s.
         """
         self._job, self._start, self._give_up, self._grace_s = job, start, give_up, grace_s
-        self._meeting: Path | None = None
+        self._meeting: int | None = None
         self._ranks: list[_Rank] = []
         self._changed = threading.Condition()
         self._answers: dict[int, Any] = {}
@@ -79,8 +76,9 @@ class Team:
         """Start the ranks; they wait."""
         if self.place.world == 1:
             return self
-        self._meeting = Path(tempfile.mkdtemp(prefix="rayscale-ranks-"))
-        address = f"file://{self._meeting / 'meeting'}"
+        # A file without a name in any file system: nothing is left behind, however this process ends.
+        self._meeting = os.memfd_create("rayscale-ranks")
+        address = f"file:///proc/{os.getpid()}/fd/{self._meeting}"
         self.place = Place(0, self.place.world, address)
         for index in range(1, self.place.world):
             process, pipe = self._start()
@@ -105,7 +103,7 @@ class Team:
                 for rank in self._ranks:
                     _kill(rank)
         if self._meeting is not None:
-            shutil.rmtree(self._meeting, ignore_errors=True)
+            os.close(self._meeting)
 
     @contextlib.contextmanager
     def together(self, word: str) -> Iterator[dict[int, Any]]:

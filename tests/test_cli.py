@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import subprocess
 import sys
 import time
@@ -104,9 +105,11 @@ def test_the_plan_as_json(tiny_file: Path, tmp_path: Path, capsys: pytest.Captur
 
 def test_the_papers_study_is_planned_offline_in_under_2_seconds() -> None:
     command = [sys.executable, "-m", "rayscale.cli", "plan", str(ROOT / "sweeps" / "tinyllama.yaml"), "--json"]
-    start = time.monotonic()
+    start = os.times()
     document = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    assert time.monotonic() - start < 2
+    end = os.times()
+    cpu = end.children_user + end.children_system - start.children_user - start.children_system
+    assert cpu < 2  # it waits for nothing; on a busy machine it takes longer on the clock
     assert document["totals"]["trials"] == 150
     assert document["totals"]["params"] == 1_100_048_384
     flops = {trial["tokens"]: trial["flops"] for trial in document["trials"]}

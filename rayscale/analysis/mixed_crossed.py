@@ -24,6 +24,9 @@ from rayscale.analysis.mixed import MixedFit, RandomTerm, System, UndefinedModel
 LARGEST_DEVICE = 300
 """Rows of one device; the cost grows with the third power."""
 
+LARGEST_CHECK = 5e9
+"""Rows x columns squared of the check for a residual; some 10 s on one core, and it grows with the third power too."""
+
 
 def fit_crossed(y: FloatArray, x: FloatArray, terms: Sequence[RandomTerm]) -> MixedFit:
     """Fit a model whose random terms cross within the first one, by REML.
@@ -37,8 +40,8 @@ def fit_crossed(y: FloatArray, x: FloatArray, terms: Sequence[RandomTerm]) -> Mi
         The fit.
 
     Raises:
-        UndefinedModelError: If a device has too many rows, a term is not within the first one, there is no residual
-            variance, or terms or fixed effects cannot be told apart.
+        UndefinedModelError: If a device or the data has too many rows, a term is not within the first one, there is no
+            residual variance, or terms or fixed effects cannot be told apart.
     """
     exponent = math.frexp(float(np.max(np.abs(y), initial=0.0)))[1]
     scaled = np.ldexp(y, -exponent)
@@ -48,6 +51,9 @@ def fit_crossed(y: FloatArray, x: FloatArray, terms: Sequence[RandomTerm]) -> Mi
 
 
 def _check_residual(y: FloatArray, x: FloatArray, terms: Sequence[RandomTerm]) -> None:
+    columns = x.shape[1] + sum(len(np.unique(term.codes)) for term in terms)
+    if len(y) * columns**2 > LARGEST_CHECK:
+        raise UndefinedModelError(f"{len(y)} rows with {columns} effects: this mixed model is not computed")
     groups = [(term.codes[:, None] == np.unique(term.codes)).astype(float) for term in terms]
     left, singular, _ = np.linalg.svd(np.hstack([x, *groups]), full_matrices=False)
     basis = left[:, singular > 1e-9 * singular[0]]

@@ -45,6 +45,22 @@ def newest_reading(directory: Path) -> Reading | None:
     return together([last_reading(part) for part in parts]) if parts else last_reading(directory)
 
 
+def read_attempt(directory: Path) -> Trace:
+    """Read the power of an attempt, finished or cut off, on one device or several.
+
+    Args:
+        directory: The attempt's directory.
+
+    Returns:
+        Its trace; of several devices their sum.
+
+    Raises:
+        InputError: If there is none or it is damaged.
+    """
+    parts = [] if (directory / PARQUET).exists() else parts_of(directory)
+    return sum_trace([read_trace(part) for part in parts]) if parts else read_trace(directory)
+
+
 def finish_traces(directory: Path) -> None:
     """Complete the traces of an attempt: each device's, and the sum of several.
 

@@ -102,7 +102,7 @@ def meet(rank: int, world: int, address: str, backend: str = "gloo") -> Ranks:
     Args:
         rank: Index of this process.
         world: Number of processes.
-        address: Where they meet: `file:///path`, a file that is not there yet.
+        address: Where they meet: `file:///path`, a file that is empty or not there yet.
         backend: `gloo` on CPUs, `nccl` on GPUs.
 
     Returns:

@@ -159,3 +159,10 @@ def test_a_temperature_column_of_a_table_enters_beside_the_order() -> None:
     assert model["temperature_p"] < 0.001
     frame.loc[3, "temp_start_c"] = np.nan
     assert "lmm_start_temperature" not in analyze_frame(frame, request)
+
+
+def test_a_fleet_too_large_for_the_check_is_refused_at_once_instead_of_taking_minutes() -> None:
+    rows = np.arange(6000)
+    terms = [RandomTerm("device", rows // 12), RandomTerm("subject", rows // 3)]
+    with pytest.raises(UndefinedModelError, match="6000 rows with 2501 effects: this mixed model is not computed"):
+        fit_crossed(np.sin(rows * 1.0), np.ones((6000, 1)), terms)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -50,6 +51,14 @@ class Head:
     def pids(self) -> list[int]:
         """List the processes of the cluster, jobs and trials included."""
         return [pid for path in (self.directory / f"nodes-{self.name}").iterdir() for pid in marked(path.name)]
+
+    def actors(self) -> list[str]:
+        """List the actors of runs that are up."""
+        found = []
+        for pid in self.pids():
+            with contextlib.suppress(OSError):  # ended meanwhile
+                found.append(Path("/proc", str(pid), "cmdline").read_bytes().split(b"\0")[0].decode())
+        return [name for name in found if re.match(r"ray::(Slot|ResourceTrainable|SamplerActor|Turn)", name)]
 
     def launch(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `ray up`, `ray exec` or `ray down` on the cluster file."""

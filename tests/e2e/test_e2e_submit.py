@@ -78,7 +78,7 @@ def lab() -> Iterator[Lab]:
     with bucket() as address, running_head() as running:
         (running.directory / "one.yaml").write_text(_sweep("one", 2), encoding="utf-8")
         (running.directory / "two.yaml").write_text(_sweep("two", 6), encoding="utf-8")
-        (running.directory / "three.yaml").write_text(_sweep("three", 2), encoding="utf-8")
+        (running.directory / "three.yaml").write_text(_sweep("three", 8), encoding="utf-8")
         for number, name in enumerate(MODULES):
             (running.directory / f"{name}.py").write_text(
                 "".join(f"value_{line} = {line * number}\n" for line in range(400)), encoding="utf-8"
@@ -170,8 +170,10 @@ def test_two_sweeps_run_one_after_the_other_and_a_stopped_one_is_resumed(lab: La
     resumed = head.call("cluster", "resume", "two").stdout.strip()
     assert resumed != second
     lab.await_line(resumed, "completed before")
-    check_run_by_hand(head, f"sweep two (job {resumed})")
-    followed = head.call("cluster", "logs", resumed, "--follow")
+    with head.by_hand("three.yaml") as run:
+        assert await_wait(run) == f"waiting for sweep two (job {resumed}), which has the cluster\n"
+        followed = head.call("cluster", "logs", resumed, "--follow")
+        check_stop_by_hand(lab, run)
     assert followed.returncode == 0, followed.stderr
     after = lab.started("two")
     assert len(after) == 12
@@ -180,19 +182,31 @@ def test_two_sweeps_run_one_after_the_other_and_a_stopped_one_is_resumed(lab: La
     assert f"rayscale analyze two.yaml --storage {lab.storage('two')}" in followed.stdout
 
 
-def check_run_by_hand(head: Head, holder: str) -> None:
-    """It waits its turn like a submitted sweep, says for whom, and ends on SIGTERM as it does on Ctrl-C."""
-    said: list[str] = []
-    with head.by_hand("three.yaml") as run:
-        assert run.stderr is not None
-        for line in run.stderr:
-            said.append(line)
-            if line.startswith("waiting for"):
-                run.terminate()
-        assert run.wait(30) == 130, said
-    head.said += said
-    assert f"waiting for {holder}, which has the cluster\n" in said
-    assert said[-1].startswith("stopped: 0 of 4 trials are completed and kept. Continue with: rayscale run three.yaml")
+def await_wait(run: subprocess.Popen[str]) -> str | None:
+    """Return the line by which a run says whom it waits for."""
+    assert run.stderr is not None
+    return next((line for line in run.stderr if line.startswith("waiting for sweep")), None)
+
+
+def check_stop_by_hand(lab: Lab, run: subprocess.Popen[str]) -> None:
+    """When its turn has come, a run by hand trains; on SIGTERM it ends as on Ctrl-C and leaves nothing behind."""
+    three = Ledger(lab.head.directory / "by-hand" / "three")
+    deadline = time.monotonic() + 120
+    while not three.completed() and run.poll() is None:
+        assert time.monotonic() < deadline, "the run by hand does not get on"
+        time.sleep(0.05)
+    assert lab.head.actors()
+    run.terminate()
+    _, said = run.communicate(timeout=60)
+    lab.head.said.append(said)
+    assert run.returncode == 130, said
+    kept = len(three.completed())
+    assert 1 <= kept < 16
+    assert "the cluster is free\n" in said
+    assert f"stopped: {kept} of 16 trials are completed and kept. Continue with: rayscale run three.yaml" in said
+    while left := lab.head.actors():
+        assert time.monotonic() < deadline, left
+        time.sleep(0.1)
 
 
 def _start(record: Record) -> float:

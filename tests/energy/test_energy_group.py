@@ -20,7 +20,7 @@ from rayscale.energy.layout import TraceMeta
 from rayscale.energy.process import SamplerProcess
 from rayscale.energy.reader import Reading, missing_reading
 from rayscale.energy.sampler import SamplerStats
-from rayscale.energy.sumtrace import finish_traces, newest_reading, sum_trace, together
+from rayscale.energy.sumtrace import finish_traces, newest_reading, read_attempt, sum_trace, together
 from rayscale.energy.trace import Trace, read_trace
 from rayscale.errors import EnvironmentUnusableError
 from rayscale.record import Record
@@ -157,7 +157,9 @@ def test_a_crashed_samplers_traces_are_completed_from_outside(tmp_path: Path) ->
         for t in trace.t:
             writer.append(replace(missing_reading(float(t), 0.0), power_w=watts))
         writer.close()
+    assert read_attempt(tmp_path).power_w.tolist() == [300.0] * 5  # what a lost attempt drew is not lost
     finish_traces(tmp_path)
+    assert read_attempt(tmp_path).t.tolist() == read_trace(tmp_path).t.tolist()
     assert read_trace(tmp_path).power_w.tolist() == [300.0] * 5
 
 
