@@ -33,6 +33,8 @@ bench: $(VENV)/.dev
 	@$(BIN)/python -m benchmarks.statistics
 	@$(BIN)/python -m benchmarks.sampler_cost
 	@$(BIN)/python -m benchmarks.data
+	@$(BIN)/python -m benchmarks.training
+	@$(BIN)/python -m benchmarks.scale
 
 $(VENV)/.python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
