@@ -209,6 +209,7 @@ def _mlp_function() -> Any:
             into = (to_gate @ weights[0]).addmm_(to_up, weights[1]) if needs[0] else None
             first = to_gate.t() @ hidden if needs[1] else None
             second = to_up.t() @ hidden if needs[2] else None
-            return None if into is None else into.view(ctx.saved_tensors[0].shape), first, second, last
+            # the shape comes from the gradient: under checkpointing, saved tensors can be read only once
+            return None if into is None else into.view(*gradients[0].shape[:-1], into.shape[-1]), first, second, last
 
     return GatedMlp

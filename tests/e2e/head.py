@@ -63,7 +63,7 @@ class Head:
     def launch(self, command: str, *arguments: str) -> subprocess.CompletedProcess[str]:
         """Run `ray up`, `ray exec` or `ray down` on the cluster file."""
         environment = {**os.environ, "TMPDIR": str(self.directory), "PYTHONPATH": str(Path(__file__).parent)}
-        ray = [sys.executable, "-c", "from ray.scripts.scripts import main; main()"]
+        ray = [sys.executable, "-m", "loopback_ray"]
         result = subprocess.run(
             [*ray, command, str(self.cluster_file), *arguments],
             env={**environment, "HOME": str(self.directory / "home")},

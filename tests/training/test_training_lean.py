@@ -6,6 +6,7 @@ import inspect
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from training_helpers import TINY_LLAMA, tiny_session, tiny_spec
@@ -153,3 +154,12 @@ def test_a_session_in_fp32_on_a_cpu_uses_it(tmp_path: Path) -> None:
     assert replaced() == 4
     assert replaced(precision="bf16") == 0
     assert replaced(checkpointing=True) == 4
+
+
+def test_checkpointing_recomputes_without_changing_a_loss(tmp_path: Path) -> None:
+    def losses(name: str, *, checkpointing: bool) -> object:
+        session = tiny_session(tmp_path / name, tiny_spec(train={"checkpointing": checkpointing}))
+        session.warmup()
+        return session.train(lambda _: None).losses
+
+    np.testing.assert_array_equal(losses("a", checkpointing=True), losses("b", checkpointing=False))

@@ -41,7 +41,7 @@ SETTINGS = [
 
 @pytest.mark.parametrize("train", SETTINGS)
 def test_two_ranks_have_the_losses_of_one_process(tmp_path: Path, forks: ForkServer, train: dict[str, Any]) -> None:
-    alone = tiny_session(tmp_path, rank_spec({**train, "checkpointing": False}, 1), TOKENS)
+    alone = tiny_session(tmp_path, rank_spec(train, 1), TOKENS)
     before = alone.evaluate().loss
     alone.warmup()
     expected = alone.train(lambda _: None)
