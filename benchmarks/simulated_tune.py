@@ -72,13 +72,13 @@ class SimulatedRay:
         self.calls["wait"] += 1
         self.most_waited_for = max(self.most_waited_for, len(futures))
         wanted = set(futures)
-        if timeout != 0 and not self._ended and self._due:
-            self.now = max(self.now, self._due[0][0])
-        while self._due and self._due[0][0] <= self.now:
-            self._ended[heapq.heappop(self._due)[2]] = None
         if timeout != 0:
             for future in [one for one in self._ended if one not in wanted]:
                 del self._ended[future]  # given up meanwhile
+            if not self._ended and self._due:
+                self.now = max(self.now, self._due[0][0])
+        while self._due and self._due[0][0] <= self.now:
+            self._ended[heapq.heappop(self._due)[2]] = None
         ready = list(itertools.islice((one for one in self._ended if one in wanted), num_returns))
         return ready, []
 
