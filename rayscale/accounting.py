@@ -37,10 +37,11 @@ def account_ledger(ledger: Ledger, plan: Plan, records: Sequence[Record] | None 
     accepted = {record.trial_key: record.attempt for record in records}
     settings = {trial.trial_key: trial.spec.energy for trial in plan.trials}
     waiting = {record.trial_key: _waiting(ledger, record, settings.get(record.trial_key)) for record in records}
+    attempts = ledger.all_attempts()
     lost = [
         _lost(ledger, trial, attempt)
         for trial in plan.trials
-        for attempt in ledger.attempts(trial.trial_key)
+        for attempt in attempts.get(trial.trial_key, [])
         if attempt != accepted.get(trial.trial_key) and not _is_open(ledger, trial, attempt, accepted)
     ]
     return account_sweep(records, lost, waiting)
@@ -159,8 +160,9 @@ class Spending:
 
     def refresh(self) -> None:
         """Read the attempts that ended since the last time."""
+        found = self._ledger.all_attempts()
         for trial in self._plan.trials:
-            attempts = self._ledger.attempts(trial.trial_key)
+            attempts = found.get(trial.trial_key, [])
             for attempt in attempts:
                 if (trial.trial_key, attempt) not in self._parts:
                     self._read(trial, attempt, followed=attempt != max(attempts))
@@ -177,7 +179,8 @@ class Spending:
 
     def in_progress(self) -> Part:
         """What attempts that have not ended took up to their last sign of life; read anew each time."""
-        attempts = ((trial, number) for trial in self._plan.trials for number in self._ledger.attempts(trial.trial_key))
+        found = self._ledger.all_attempts()
+        attempts = ((trial, number) for trial in self._plan.trials for number in found.get(trial.trial_key, []))
         open_ones = [(trial, number) for trial, number in attempts if (trial.trial_key, number) not in self._parts]
         return add_parts(_lost(self._ledger, trial, number).part for trial, number in open_ones)
 

@@ -231,6 +231,10 @@ class Ledger:
         """Return the numbers of a trial's attempts, ascending."""
         return _attempts_in(self.storage.list(f"trials/{trial_key}"))
 
+    def all_attempts(self) -> dict[str, list[int]]:
+        """Return the numbers of every trial's attempts, ascending, by trial key; listed once, not asked per trial."""
+        return {key: _attempts_in(names) for key, names in self._names().items()}
+
     def attempt_directory(self, trial_key: str, attempt: int) -> Path:
         """Return where an attempt writes its trace and log, on this machine's disk."""
         return self.root / "trials" / trial_key / f"attempt-{attempt}"

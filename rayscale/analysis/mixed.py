@@ -30,6 +30,8 @@ from rayscale.analysis.kernel import FloatArray
 
 LARGEST_BLOCK = 1500
 """Groups within one coarser group (subjects on one device); the cost grows with the third power."""
+LARGEST_FIT = 1e9
+"""Rows x fixed effects squared (devices as fixed effects make many); some 20 s on one core."""
 
 _STARTS = {
     1: (0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 100.0, 1e3, 1e5, 1e7),
@@ -109,9 +111,11 @@ def fit_mixed(y: FloatArray, x: FloatArray, terms: Sequence[RandomTerm]) -> Mixe
         The fit.
 
     Raises:
-        UndefinedModelError: If the groups are too many or not nested, fixed effects or random terms cannot be told
-            apart, or there is no residual variance.
+        UndefinedModelError: If rows, effects or groups are too many or not nested, fixed effects or random terms
+            cannot be told apart, or there is no residual variance.
     """
+    if len(y) * x.shape[1] ** 2 > LARGEST_FIT:
+        raise UndefinedModelError(f"{len(y)} rows with {x.shape[1]} fixed effects: this mixed model is not computed")
     exponent = math.frexp(float(np.max(np.abs(y), initial=0.0)))[1]
     system = _split(np.ldexp(y, -exponent), x, terms)
     check_fixed(x)
@@ -312,13 +316,15 @@ def _solve(system: System, variances: FloatArray) -> _Solution:
     x, y, xw, yw = system.between[:, :, :-1], system.between[:, :, -1], system.within[:, :-1], system.within[:, -1]
     vx = inverse @ x
     xx_within = xw.T @ xw
-    xvx = np.einsum("bsa,bsc->ac", x, vx) + xx_within / residual
+    flat, width = vx.reshape(-1, vx.shape[-1]), x.shape[-1]
+    xvx = x.reshape(-1, width).T @ flat + xx_within / residual
     phi = np.linalg.inv(xvx)
     beta = phi @ (np.einsum("bsa,bs->a", vx, y) + xw.T @ yw / residual)
     gvx = system.parts @ vx
-    slopes = -np.einsum("bsa,ibsc->iac", vx, gvx)
+    slopes = -(flat.T @ gvx.reshape(len(gvx), -1, width))
     slopes[-1] -= xx_within / residual**2
-    curvatures = np.einsum("ibsa,jbsc->ijac", gvx, inverse @ gvx)
+    moved, solved = (part.reshape(len(gvx), -1, width) for part in (gvx, inverse @ gvx))
+    curvatures = moved.transpose(0, 2, 1)[:, None] @ solved[None]
     curvatures[-1, -1] += xx_within / residual**3
     log_det = float(np.sum(np.linalg.slogdet(v)[1])) + system.within_df * math.log(residual)
     return _Solution(

@@ -97,8 +97,10 @@ class SequentialStopping:
         return not self.stopped() and (due is None or self._complete + in_progress < due)
 
     def block_ended(self) -> None:
-        """Have the ledger read again before the next block."""
-        self._stale = True
+        """Have the ledger read again before the next block, if enough blocks have ended for a look."""
+        self._complete += 1  # at most: it may have failed, or its rows may be excluded
+        due = self._due()
+        self._stale = due is not None and self._complete >= due
 
     def stopped(self) -> str | None:
         """Which look ended the sweep, in words; None while none did."""

@@ -276,3 +276,9 @@ def test_three_models_of_150_rows_are_fast() -> None:
         fit, fixed = one_way(values)
         kenward_roger(fit, fixed.contrasts["a"])
     assert time.process_time() - start < 2.0
+
+
+def test_a_model_with_hundreds_of_devices_as_fixed_effects_is_refused_with_its_size() -> None:
+    y, x = np.arange(6000.0), np.zeros((6000, 500))
+    with pytest.raises(UndefinedModelError, match="6000 rows with 500 fixed effects"):
+        fit_mixed(y, x, [RandomTerm("subject", np.arange(6000) // 3)])

@@ -17,6 +17,7 @@ from rayscale.analysis.run import analyze_records, to_json
 from rayscale.design import Plan, Trial, plan_sweep
 from rayscale.errors import InputError
 from rayscale.ledger import Failure, Ledger
+from rayscale.record import Record
 from rayscale.sweep.devices import FixedFleet, SlotDevice
 from rayscale.sweep.runner import run_sweep
 from rayscale.sweep.searcher import BlockSearcher
@@ -128,6 +129,18 @@ def test_without_an_effect_it_runs_to_the_end(tmp_path: Path) -> None:
     assert section["significant"] is False
     assert section["p_adjusted"] > 0.05
     assert ledger.status(plan).stopped is None
+
+
+def test_records_are_read_for_looks_not_for_every_block(tmp_path: Path) -> None:
+    class Counting(Ledger):
+        reads = 0
+
+        def records(self, plan: Plan | None = None) -> list[Record]:
+            Counting.reads += 1
+            return super().records(plan)
+
+    drive(stop_plan(repetitions=12, after=[3, 8]), Counting(tmp_path / "quickstart"), null_value)
+    assert Counting.reads <= 5  # at the start twice, two looks and the last one; there are 12 blocks
 
 
 def test_the_target_halfwidth_stops_it_too(tmp_path: Path) -> None:
