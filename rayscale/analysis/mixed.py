@@ -318,7 +318,7 @@ def _solve(system: System, variances: FloatArray) -> _Solution:
     xx_within = xw.T @ xw
     flat, width = vx.reshape(-1, vx.shape[-1]), x.shape[-1]
     xvx = x.reshape(-1, width).T @ flat + xx_within / residual
-    phi = np.linalg.inv(xvx)
+    phi: FloatArray = np.asarray(np.linalg.inv(xvx), dtype=float)
     beta = phi @ (np.einsum("bsa,bs->a", vx, y) + xw.T @ yw / residual)
     gvx = system.parts @ vx
     slopes = -(flat.T @ gvx.reshape(len(gvx), -1, width))
