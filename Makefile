@@ -21,8 +21,10 @@ quickstart: $(VENV)/.runtime
 	@echo "MLflow: $(BIN)/rayscale ui sweeps/quickstart.yaml"
 
 test: lint
-	@echo "tests (under 10 minutes on 2 cores)"
-	@$(BIN)/python -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+	@echo "tests (under 10 minutes on 2 cores); whole runs here, all others beside them, shown at the end"
+	@$(BIN)/python -m pytest --ignore=tests/e2e > $(VENV)/tests.log 2>&1 & rest=$$!; \
+	$(BIN)/python -m pytest tests/e2e; whole=$$?; \
+	wait $$rest; others=$$?; cat $(VENV)/tests.log; test $$whole -eq 0 -a $$others -eq 0
 
 lint: $(VENV)/.dev
 	@$(BIN)/ruff format --check --quiet . && $(BIN)/ruff check --quiet . && echo "ruff: clean"

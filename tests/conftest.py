@@ -16,20 +16,6 @@ settings.register_profile("rayscale", deadline=None)
 settings.load_profile("rayscale")
 
 
-@pytest.hookimpl(tryfirst=True)  # the group becomes part of the name in xdist's own hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Put the whole runs first and together, the rest by file.
-
-    Two test processes share the work (`-n 2`): one works through the whole runs, so that no two Ray sessions compete,
-    the other through everything else.
-    """
-    whole = Path(__file__).parent / "e2e"
-    items.sort(key=lambda item: whole not in item.path.parents)  # stable
-    for item in items:
-        name = "whole runs" if whole in item.path.parents else str(item.path)
-        item.add_marker(pytest.mark.xdist_group(name))
-
-
 @pytest.fixture(scope="session", autouse=True)
 def _cache(tmp_path_factory: pytest.TempPathFactory) -> object:
     """Keep prepared data in one place for the session, away from the user's cache."""
