@@ -28,7 +28,6 @@ from rayscale.sweep.devices import Binding, SlotDevice
 from rayscale.sweep.forkserver import ForkServer
 from rayscale.sweep.settling import DeviceState
 from rayscale.training.data import prepare
-from rayscale.training.preload import PRELOAD
 
 
 class ThreadSampler:
@@ -71,13 +70,6 @@ class ThreadSampler:
 
     def close(self) -> None:
         self.stop()
-
-
-@pytest.fixture(scope="module")
-def forks() -> ForkServer:
-    server = ForkServer(["rayscale.trial", *PRELOAD])
-    assert server.missing() == []
-    return server
 
 
 @pytest.fixture

@@ -18,14 +18,6 @@ from rayscale.specfile import parse_spec
 from rayscale.sweep.attempts import SlotHost
 from rayscale.sweep.devices import SlotDevice
 from rayscale.sweep.forkserver import ForkServer
-from rayscale.training.preload import PRELOAD
-
-
-@pytest.fixture(scope="module")
-def forks() -> ForkServer:
-    server = ForkServer(["rayscale.trial", *PRELOAD])
-    assert server.missing() == []
-    return server
 
 
 @pytest.fixture

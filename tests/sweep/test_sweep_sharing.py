@@ -17,7 +17,6 @@ from rayscale.sweep.attempts import SlotHost, run_attempt
 from rayscale.sweep.devices import SlotDevice
 from rayscale.sweep.forkserver import ForkServer
 from rayscale.training.data import prepare
-from rayscale.training.preload import PRELOAD
 
 CHANGES = (
     ("tokens: [512, 1024]", "tokens: [1280, 2560, 5120]"),
@@ -31,13 +30,6 @@ def plan_of(*, shared: bool) -> Plan:
         assert old in text
         text = text.replace(old, new, 1)
     return plan_sweep(parse_spec(text.replace("wsd", "wsd, share_prefix: true") if shared else text, "tiny.yaml"))
-
-
-@pytest.fixture(scope="module")
-def forks() -> ForkServer:
-    server = ForkServer(["rayscale.trial", *PRELOAD])
-    assert server.missing() == []
-    return server
 
 
 def host_of(root: Path, forks: ForkServer, plan: Plan, device: str = "cpu:0") -> SlotHost:
